@@ -1,0 +1,1 @@
+"""The subject both sides share: readings, windows, forecasts, scores, bundles, the registry."""

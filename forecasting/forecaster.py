@@ -1,0 +1,130 @@
+"""The one way anything is predicted or scored: check → normalise → network → mg/dL."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from tokenizers import Tokenizer
+
+from forecasting.bundle import Bundle, ModelSpec, read_bundle
+from forecasting.cgm import check_range
+from forecasting.encoding import encode
+from forecasting.errors import IntegrityError, InvalidReadings
+from forecasting.prompts import tokenise, unpadded, write_prompts
+
+# (x, prompt_ids or None) → y; shapes in ModelSpec
+Network = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+PROBABILITY_RANGE = (0.01, 0.99)  # nothing is certain
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """Forecasts of n windows in mg/dL.
+
+    mean: (n, prediction_length); quantiles: (n, prediction_length, levels), ascending along the last axis
+    """
+
+    mean: np.ndarray
+    quantiles: np.ndarray
+    levels: tuple[float, ...]
+
+    def probability_below(self, threshold_mg_dl: float) -> np.ndarray:
+        """(n, prediction_length): P(glucose < threshold), by linear interpolation of the predicted quantiles."""
+        q, levels = self.quantiles, np.asarray(self.levels)
+        upper = np.clip((q < threshold_mg_dl).sum(axis=-1, keepdims=True), 1, len(levels) - 1)
+        q_low = np.take_along_axis(q, upper - 1, axis=-1)[..., 0]
+        q_high = np.take_along_axis(q, upper, axis=-1)[..., 0]
+        p_low, p_high = levels[upper[..., 0] - 1], levels[upper[..., 0]]
+        width = np.maximum(q_high - q_low, 1e-9)
+        inside = p_low + (p_high - p_low) * np.clip((threshold_mg_dl - q_low) / width, 0, 1)
+        below_all, above_all = threshold_mg_dl <= q[..., 0], threshold_mg_dl > q[..., -1]
+        low, high = PROBABILITY_RANGE
+        return np.clip(np.where(below_all, 0.0, np.where(above_all, 1.0, inside)), low, high)
+
+    def probability_above(self, threshold_mg_dl: float) -> np.ndarray:
+        """(n, prediction_length): P(glucose > threshold)."""
+        return 1.0 - self.probability_below(threshold_mg_dl)
+
+
+class Forecaster:
+    """A model opened for use. Stateless after construction; `predict` may be called from several threads."""
+
+    def __init__(self, spec: ModelSpec, network: Network, tokenizer: Tokenizer | None = None) -> None:
+        if (spec.prompt.kind == "none") != (tokenizer is None):
+            raise IntegrityError(f"{spec.model}: a model with a prompt needs its tokenizer, one without has none")
+        self.spec = spec
+        self._network = network
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def open(cls, bundle: Bundle | Path, threads: int = 1) -> "Forecaster":
+        """Open a bundle (verified first when given as a folder). Raises IntegrityError where it cannot be run."""
+        bundle = read_bundle(bundle) if isinstance(bundle, Path) else bundle
+        if not bundle.has("model.onnx"):
+            raise IntegrityError(f"{bundle.folder.name} has no model.onnx; export the model first")
+        tokenizer = None
+        if bundle.spec.prompt.kind != "none":
+            tokenizer = unpadded(Tokenizer.from_buffer(bundle.read("tokenizer.json")))
+        return cls(bundle.spec, _onnx_network(bundle, threads), tokenizer)
+
+    def predict(self, context: np.ndarray, minute_of_day: np.ndarray, batch_size: int = 256) -> Forecasts:
+        """Forecast n windows.
+
+        context: (n, context_length) mg/dL without gaps; minute_of_day: (n,) at the origin, NaN where unknown.
+        Raises InvalidReadings for another shape or for gaps.
+        """
+        shape = self.spec.shape
+        if context.ndim != 2 or context.shape[1] != shape.context_length or len(minute_of_day) != len(context):
+            raise InvalidReadings(
+                f"got contexts of shape {context.shape}, {self.spec.model} needs (n, {shape.context_length}) "
+                "and one minute of day for each"
+            )
+        if not np.isfinite(context).all():
+            raise InvalidReadings(f"{self.spec.model} needs contexts without gaps; fill or drop them first")
+        check_range(context.ravel())
+        outputs = np.empty((len(context), shape.prediction_length, self.spec.outputs), np.float64)
+        for start in range(0, len(context), batch_size):
+            rows = slice(start, start + batch_size)
+            outputs[rows] = self._predict_batch(context[rows], minute_of_day[rows])
+        return Forecasts(outputs[..., 0], outputs[..., 1:], self.spec.quantiles)
+
+    def _predict_batch(self, context: np.ndarray, minute_of_day: np.ndarray) -> np.ndarray:
+        encoded = encode(context, minute_of_day, self.spec.shape.sampling_minutes, self.spec.normalisation)
+        prompt_ids = None
+        if self._tokenizer is not None:
+            prompts = write_prompts(context, self.spec.shape.prediction_length)
+            prompt_ids = tokenise(self._tokenizer, prompts, self.spec.prompt)
+        return encoded.to_mg_dl(self._network(encoded.x, prompt_ids))
+
+
+def _onnx_network(bundle: Bundle, threads: int) -> Network:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(bundle.read("model.onnx"), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise IntegrityError(f"{bundle.folder.name}/model.onnx cannot be run: {str(error).splitlines()[0]}") from error
+    _check_signature(session, bundle)
+
+    def run(x: np.ndarray, prompt_ids: np.ndarray | None) -> np.ndarray:
+        feeds = {"x": x} if prompt_ids is None else {"x": x, "prompt_ids": prompt_ids}
+        return session.run(["y"], feeds)[0]
+
+    return run
+
+
+def _check_signature(session: ort.InferenceSession, bundle: Bundle) -> None:
+    spec = bundle.spec
+    expected = {"x": [spec.shape.context_length, len(spec.normalisation.channels)]}
+    if spec.prompt.kind != "none":
+        expected["prompt_ids"] = [spec.prompt.length]
+    found = {i.name: list(i.shape[1:]) for i in session.get_inputs()}
+    output = {o.name: list(o.shape[1:]) for o in session.get_outputs()}
+    if found != expected or output != {"y": [spec.shape.prediction_length, spec.outputs]}:
+        raise IntegrityError(
+            f"{bundle.folder.name}/model.onnx takes {found} and gives {output}; model.json says otherwise"
+        )

@@ -1,0 +1,141 @@
+"""Tidy tables, CSV or Parquet: patient_id, timestamp, glucose_mg_dl[, carbs_g, bolus_units, basal_units_h]."""
+
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+
+from forecasting.cgm import GlucoseSeries, check_range, to_grid, to_mg_dl
+from forecasting.errors import InvalidReadings, NotFound
+
+REQUIRED = ("patient_id", "timestamp", "glucose_mg_dl")
+OPTIONAL = ("carbs_g", "bolus_units", "basal_units_h")
+
+
+def read_tidy(path: Path, zone: str | None = None) -> list[GlucoseSeries]:
+    """Read every patient of a tidy table.
+
+    Times without an offset are the patient's own clock; `zone` names it where it is known, so that the hour
+    which a change of daylight saving repeats can be left out. Times with one common offset are turned to that
+    clock, times in UTC or with several offsets are kept as UTC with the time of day unknown.
+    Raises NotFound for a missing file, InvalidReadings for a table that is none.
+    """
+    table = _read_table(path)
+    missing = [name for name in REQUIRED if name not in table.columns]
+    if missing:
+        raise InvalidReadings(
+            f"{path.name} has no column {', '.join(missing)}; a tidy table has {', '.join(REQUIRED)} "
+            f"and may have {', '.join(OPTIONAL)}"
+        )
+    table = table.dropna(subset=["glucose_mg_dl"])
+    if table.empty:
+        raise InvalidReadings(f"{path.name} holds no readings; it needs rows with a glucose_mg_dl")
+    try:
+        glucose = pd.to_numeric(table["glucose_mg_dl"]).astype(float)
+    except (ValueError, TypeError) as error:
+        raise InvalidReadings(f"{path.name}: glucose_mg_dl must be numbers: {error}") from error
+    times, clock = _read_clock(table["timestamp"], path.name)
+    tidy = pd.DataFrame({"patient_id": table["patient_id"].astype(str), "time": times, "glucose": glucose})
+    return [_series(str(pid), rows, clock, zone) for pid, rows in tidy.groupby("patient_id", sort=True)]
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}; give the path of a tidy CSV or Parquet table")
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            return pd.read_parquet(path)
+        return pd.read_csv(path, dtype={"patient_id": str, "timestamp": str})
+    except (ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidReadings(f"{path.name} cannot be read as a CSV or Parquet table: {reason}") from error
+
+
+def _read_clock(stamps: pd.Series, name: str) -> tuple[pd.Series, str]:
+    """Timestamps as naive times, and whether they are a local clock or UTC."""
+    if isinstance(stamps.dtype, pd.DatetimeTZDtype):
+        return stamps.dt.tz_convert("UTC").dt.tz_localize(None), "utc"
+    try:
+        if pd.api.types.is_datetime64_any_dtype(stamps):
+            return stamps, "local"
+        text = stamps.astype(str).str.strip()
+        offsets = text.str.extract(r"(Z|[+-]\d{2}:?\d{2})$", expand=False).dropna().str.replace("Z", "+00:00")
+        if offsets.empty:
+            return pd.to_datetime(text, format="ISO8601"), "local"
+        if len(offsets) < len(text):
+            raise ValueError("some timestamps have an offset and some have none")
+        instants = pd.to_datetime(text, format="ISO8601", utc=True)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidReadings(
+            f"{name}: timestamps must be ISO 8601, such as 2025-01-31 08:05:00, "
+            f"all with or all without an offset: {reason}"
+        ) from error
+    if offsets.nunique() > 1 or offsets.iloc[0].replace(":", "") == "+0000":
+        return instants.dt.tz_localize(None), "utc"
+    sign, hours, minutes = offsets.iloc[0][0], int(offsets.iloc[0][1:3]), int(offsets.iloc[0][-2:])
+    shift = pd.Timedelta(minutes=(60 * hours + minutes) * (1 if sign == "+" else -1))
+    return instants.dt.tz_localize(None) + shift, "local"
+
+
+def _series(patient_id: str, rows: pd.DataFrame, clock: str, zone: str | None) -> GlucoseSeries:
+    return series_from_readings(
+        patient_id,
+        rows["time"].to_numpy("datetime64[s]"),
+        rows["glucose"].to_numpy(float),
+        clock=clock,
+        zone=zone,
+    )
+
+
+def series_from_readings(
+    patient_id: str,
+    times: np.ndarray,
+    glucose_mg_dl: np.ndarray,
+    *,
+    clock: str = "local",
+    zone: str | None = None,
+    test_start: np.datetime64 | None = None,
+) -> GlucoseSeries:
+    """Sort, check and lay one patient's readings on their grid.
+
+    times (n,) datetime64 in any order, glucose (n,) mg/dL. Of readings in one step the later entry wins.
+    Raises InvalidReadings for values no reading can have, or mmol/L in a mg/dL column.
+    """
+    findings = []
+    try:
+        check_range(to_mg_dl(glucose_mg_dl, "mg/dL"))
+    except InvalidReadings as error:
+        raise InvalidReadings(f"patient {patient_id}: {error}") from error
+    order = np.argsort(times, kind="stable")
+    if (order != np.arange(len(order))).any():
+        findings.append("readings were not in order of time")
+    times, glucose_mg_dl = times[order], glucose_mg_dl[order]
+    if zone is not None and clock == "local":
+        repeated = in_repeated_hour(times, zone)
+        if repeated.any():
+            findings.append(f"{int(repeated.sum())} readings of an hour that the clock repeats were left out")
+            times, glucose_mg_dl = times[~repeated], glucose_mg_dl[~repeated]
+    sampling_minutes = usual_spacing(times)
+    grid = to_grid(times, glucose_mg_dl, sampling_minutes)
+    merged = len(times) - int((~np.isnan(grid)).sum())
+    if merged:
+        findings.append(f"{merged} readings shared a {sampling_minutes}-minute step with a later entry")
+    return GlucoseSeries(patient_id, times[0], sampling_minutes, grid, clock, test_start, tuple(findings))  # type: ignore[arg-type]
+
+
+def usual_spacing(times: np.ndarray) -> int:
+    """Median minutes between readings, at least 1; 5 where a single reading tells nothing."""
+    if len(times) < 2:
+        return 5
+    return max(1, round(float(np.median(np.diff(times.astype("datetime64[s]").astype(np.int64)))) / 60))
+
+
+def in_repeated_hour(times: np.ndarray, zone: str) -> np.ndarray:
+    """(n,) bool: local times that the end of daylight saving makes ambiguous in this zone."""
+    clock = ZoneInfo(zone)
+    hours, where = np.unique(times.astype("datetime64[h]"), return_inverse=True)
+    stamps = [hour.item().replace(tzinfo=clock) for hour in hours]
+    ambiguous = np.array([a.utcoffset() > a.replace(fold=1).utcoffset() for a in stamps])  # type: ignore[operator]
+    return ambiguous[where]

@@ -1,0 +1,266 @@
+"""The model registry: MLflow as an index of names, versions, aliases and tags over verified bundles."""
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# MLflow retries for minutes by default; a caller of ours waits for an answer. Read by MLflow at import.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow.artifacts
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from forecasting.bundle import Bundle, read_bundle
+from forecasting.errors import IntegrityError, InvalidSetting, NotFound, RegistryUnavailable
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+POPULATION = "population"
+DEFAULT_URI = "sqlite:///registry/mlflow.db"
+DIGEST_TAG = "manifest_sha256"
+EXPERIMENT = "glucast"
+
+for noisy in ("mlflow", "alembic"):  # schema migrations and hints are no news to our users
+    logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Version:
+    """One immutable version of a registered model."""
+
+    name: str
+    version: str
+    digest: str
+    tags: dict[str, str]
+    aliases: tuple[str, ...]
+    source: str
+
+
+def model_name(dataset: str, patient: str | None = None) -> str:
+    """`{dataset}-{patient}`, or `{dataset}-population`: safe for files and for MLflow, never ambiguous.
+
+    A slash becomes `--`. Raises InvalidSetting for a patient id that would collide or cannot be written.
+    """
+    if not re.fullmatch(r"[a-z0-9_]+", dataset):
+        raise InvalidSetting(f"data set name {dataset!r} may hold a-z, 0-9 and _ only; rename the file")
+    if patient is None:
+        return f"{dataset}-{POPULATION}"
+    safe = patient.replace("/", "--")
+    if patient.lower() == POPULATION or not re.fullmatch(r"[A-Za-z0-9._\-]{1,64}", safe) or "--" in patient:
+        raise InvalidSetting(
+            f"patient id {patient!r} cannot name a model: use up to 64 letters, digits, '.', '_' or '-' "
+            f"(not '--' and not {POPULATION!r})"
+        )
+    return f"{dataset}-{safe}"
+
+
+def parse_reference(reference: str) -> tuple[str, str | None, str | None]:
+    """`name`, `name@alias` or `name/version` → (name, alias, version); a bare name means its champion."""
+    matched = re.fullmatch(r"([\w.\-]+)(?:@([\w\-]+)|/(\d+))?", reference)
+    if matched is None:
+        raise InvalidSetting(f"{reference!r} is no model reference; write name, name@alias or name/version")
+    name, alias, version = matched.groups()
+    return name, alias or (None if version else CHAMPION), version
+
+
+class Registry:
+    """A registry at a tracking URI (SQLite file or MLflow server), with a local cache of verified bundles.
+
+    Every method raises RegistryUnavailable where the registry does not answer.
+    """
+
+    def __init__(self, uri: str | None = None, cache: Path | None = None, *, create: bool = False) -> None:
+        """create: make a missing SQLite registry; readers leave it False and are told that there is none."""
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+        self.cache = cache or Path.home() / ".cache" / "glucast" / "bundles"
+        self._folder = self._sqlite_folder(create)
+        with self._answering():
+            self._client = MlflowClient(self.uri, registry_uri=self.uri)
+
+    def publish(self, bundle: Bundle, tags: dict[str, str]) -> tuple[Version, bool]:
+        """Publish a bundle as the challenger of its model; (version, is it new).
+
+        A version with equal content is returned as it is: nothing is written twice.
+        """
+        name = bundle.spec.model
+        with self._answering():
+            for known in self._search(name):
+                if known.digest == bundle.digest:
+                    return known, False
+            self._ensure_model(name)
+            run = self._client.create_run(self._experiment_id(), tags={"mlflow.runName": f"{name} {bundle.digest[:8]}"})
+            self._client.log_artifacts(run.info.run_id, str(bundle.folder), "bundle")
+            self._client.set_terminated(run.info.run_id)
+            made = self._client.create_model_version(
+                name,
+                source=f"{run.info.artifact_uri}/bundle",
+                run_id=run.info.run_id,
+                tags={**tags, DIGEST_TAG: bundle.digest},
+            )
+            self._client.set_registered_model_alias(name, CHALLENGER, made.version)
+        return self.resolve(f"{name}/{made.version}"), True
+
+    def resolve(self, reference: str) -> Version:
+        """The version that `name`, `name@alias` or `name/version` means now; NotFound where there is none."""
+        name, alias, number = parse_reference(reference)
+        with self._answering():
+            try:
+                if alias is not None:
+                    found = self._client.get_model_version_by_alias(name, alias)
+                else:
+                    found = self._client.get_model_version(name, str(number))
+                # alias look-ups leave the aliases of the version out
+                return _version(self._client.get_model_version(name, found.version))
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise NotFound(self._unknown(reference, name)) from error
+                raise
+
+    def find(self, reference: str) -> Version | None:
+        """Like resolve, None where there is no such version."""
+        try:
+            return self.resolve(reference)
+        except NotFound:
+            return None
+
+    def fetch(self, version: Version) -> Bundle:
+        """The verified bundle of a version, from the local cache or downloaded into it.
+
+        Raises IntegrityError where the content is not what was published; such content is never parsed.
+        """
+        kept = self.cache / version.digest
+        if kept.is_dir():
+            try:
+                return _belonging(read_bundle(kept, version.digest), version)
+            except IntegrityError as error:
+                logging.getLogger("glucast.registry").warning("cached bundle dropped: %s", error)
+                shutil.rmtree(kept)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.cache, prefix="fetch-") as scratch:
+            with self._answering():
+                folder = Path(
+                    mlflow.artifacts.download_artifacts(
+                        artifact_uri=version.source, dst_path=scratch, tracking_uri=self.uri
+                    )
+                )
+            try:
+                _belonging(read_bundle(folder, version.digest), version)
+            except IntegrityError as error:
+                raise IntegrityError(f"{version.name} version {version.version} is refused: {error}") from error
+            try:
+                folder.rename(kept)
+            except OSError:  # another process was first
+                if not kept.is_dir():
+                    raise
+        return read_bundle(kept, version.digest)
+
+    def promote(self, version: Version, tags: dict[str, str]) -> None:
+        """Make a version champion; the old champion becomes `previous`. The gate is the caller's."""
+        old = self.find(f"{version.name}@{CHAMPION}")
+        with self._answering():
+            for key, value in tags.items():
+                self._client.set_model_version_tag(version.name, version.version, key, value)
+            if old is not None and old.version != version.version:
+                self._client.set_registered_model_alias(version.name, PREVIOUS, old.version)
+            self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
+
+    def roll_back(self, name: str) -> tuple[Version, Version]:
+        """Make the previous version champion again; (now champion, no longer champion)."""
+        champion, previous = self.find(f"{name}@{CHAMPION}"), self.find(f"{name}@{PREVIOUS}")
+        if champion is None or previous is None:
+            raise NotFound(f"{name} has no previous champion to go back to; promote another version instead")
+        with self._answering():
+            self._client.set_registered_model_alias(name, CHAMPION, previous.version)
+            self._client.set_registered_model_alias(name, PREVIOUS, champion.version)
+        return previous, champion
+
+    def names(self) -> list[str]:
+        """Names of all registered models."""
+        with self._answering():
+            return sorted(model.name for model in self._client.search_registered_models(max_results=1000))
+
+    def _search(self, name: str) -> list[Version]:
+        found = self._client.search_model_versions(f"name='{name}'", max_results=1000)
+        return [_version(self._client.get_model_version(name, one.version)) for one in found]
+
+    def _ensure_model(self, name: str) -> None:
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _experiment_id(self) -> str:
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            return experiment.experiment_id
+        place = None if self._folder is None else (self._folder / "artifacts").resolve().as_uri()
+        return self._client.create_experiment(EXPERIMENT, artifact_location=place)
+
+    def _sqlite_folder(self, create: bool) -> Path | None:
+        """The folder of a SQLite registry; None for a server."""
+        if not self.uri.startswith("sqlite:///"):
+            return None
+        file = Path(self.uri.removeprefix("sqlite:///"))
+        if create:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        elif not file.is_file():
+            raise RegistryUnavailable(
+                f"there is no registry at {self.uri}; publish a model first, or set MLFLOW_TRACKING_URI"
+            )
+        return file.parent
+
+    def _unknown(self, reference: str, name: str) -> str:
+        known = self.names()
+        if name in known and reference in (name, f"{name}@{CHAMPION}"):
+            return f"{name} has no champion yet; promote a version, or name {name}@{CHALLENGER}"
+        if name in known:
+            return f"there is no {reference!r} in the registry; {name} has no such version or alias"
+        listed = ", ".join(known[:8]) or "none yet"
+        return f"there is no model {name!r} in the registry; known are {listed}"
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise RegistryUnavailable(self._silent(error)) from error
+        except MlflowException as error:
+            if error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "PERMISSION_DENIED"):
+                raise RegistryUnavailable(self._silent(error)) from error
+            raise
+        except OSError as error:  # requests' connection errors are OSErrors too
+            raise RegistryUnavailable(self._silent(error)) from error
+
+    def _silent(self, error: Exception) -> str:
+        place = re.sub(r"//[^/@]*@", "//", self.uri)  # a URI may hold a password
+        return f"the registry at {place} does not answer ({type(error).__name__}); start it or set MLFLOW_TRACKING_URI"
+
+
+def _version(found: ModelVersion) -> Version:
+    tags: dict[str, Any] = dict(found.tags)
+    if DIGEST_TAG not in tags:
+        raise IntegrityError(
+            f"{found.name} version {found.version} has no {DIGEST_TAG} tag; it was not published by glucast"
+        )
+    return Version(found.name, str(found.version), tags[DIGEST_TAG], tags, tuple(found.aliases), str(found.source))
+
+
+def _belonging(bundle: Bundle, version: Version) -> Bundle:
+    if bundle.spec.model != version.name:
+        raise IntegrityError(
+            f"it was made for {bundle.spec.model}, not for {version.name}; publish it under its own name"
+        )
+    return bundle
