@@ -22,6 +22,7 @@ class GlucoseSeries:
 
     glucose_mg_dl: (steps,) float32, NaN where there is no reading
     clock:         "local" where the times are the patient's wall clock, "utc" where only the instant is known
+    utc_offset_minutes: of the local clock, where the times say it
     test_start:    where the data set itself says that its test part begins, else None
     findings:      sentences about what was dropped or merged on the way in
     """
@@ -31,6 +32,7 @@ class GlucoseSeries:
     sampling_minutes: int
     glucose_mg_dl: np.ndarray
     clock: Literal["local", "utc"] = "local"
+    utc_offset_minutes: int | None = None
     test_start: np.datetime64 | None = None
     findings: tuple[str, ...] = ()
 

@@ -29,9 +29,11 @@ from forecasting.errors import IntegrityError, InvalidSetting, NotFound, Registr
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 POPULATION = "population"
 DEFAULT_URI = "sqlite:///registry/mlflow.db"
+SERVERS = ("http://", "https://", "postgresql://", "mysql://")
 DIGEST_TAG = "manifest_sha256"
 EXPERIMENT = "glucast"
 
+log = logging.getLogger("glucast.registry")
 for noisy in ("mlflow", "alembic"):  # schema migrations and hints are no news to our users
     logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -68,8 +70,8 @@ def model_name(dataset: str, patient: str | None = None) -> str:
 
 def parse_reference(reference: str) -> tuple[str, str | None, str | None]:
     """`name`, `name@alias` or `name/version` → (name, alias, version); a bare name means its champion."""
-    matched = re.fullmatch(r"([\w.\-]+)(?:@([\w\-]+)|/(\d+))?", reference)
-    if matched is None:
+    matched = re.fullmatch(r"([\w.\-]+)(?:@([\w\-]+)|/(\d{1,9}))?", reference)
+    if matched is None or matched[2] == "latest":  # MLflow's own word for the newest version, tried or not
         raise InvalidSetting(f"{reference!r} is no model reference; write name, name@alias or name/version")
     name, alias, version = matched.groups()
     return name, alias or (None if version else CHAMPION), version
@@ -96,9 +98,8 @@ class Registry:
         """
         name = bundle.spec.model
         with self._answering():
-            for known in self._search(name):
-                if known.digest == bundle.digest:
-                    return known, False
+            if (known := self._with_digest(name, bundle.digest)) is not None:
+                return known, False
             self._ensure_model(name)
             run = self._client.create_run(self._experiment_id(), tags={"mlflow.runName": f"{name} {bundle.digest[:8]}"})
             self._client.log_artifacts(run.info.run_id, str(bundle.folder), "bundle")
@@ -144,17 +145,13 @@ class Registry:
         if kept.is_dir():
             try:
                 return _belonging(read_bundle(kept, version.digest), version)
-            except IntegrityError as error:
-                logging.getLogger("glucast.registry").warning("cached bundle dropped: %s", error)
+            except IntegrityError:
+                # without the error's text, which may name a patient
+                log.warning("cached bundle %s is damaged: dropped, fetched again", version.digest[:12])
                 shutil.rmtree(kept)
         self.cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.cache, prefix="fetch-") as scratch:
-            with self._answering():
-                folder = Path(
-                    mlflow.artifacts.download_artifacts(
-                        artifact_uri=version.source, dst_path=scratch, tracking_uri=self.uri
-                    )
-                )
+            folder = self._download(version, scratch)
             try:
                 _belonging(read_bundle(folder, version.digest), version)
             except IntegrityError as error:
@@ -188,12 +185,32 @@ class Registry:
 
     def names(self) -> list[str]:
         """Names of all registered models."""
+        found: list[str] = []
+        token: str | None = ""
         with self._answering():
-            return sorted(model.name for model in self._client.search_registered_models(max_results=1000))
+            while token is not None:
+                page = self._client.search_registered_models(max_results=1000, page_token=token or None)
+                found += [model.name for model in page]
+                token = page.token or None
+        return sorted(found)
 
-    def _search(self, name: str) -> list[Version]:
-        found = self._client.search_model_versions(f"name='{name}'", max_results=1000)
-        return [_version(self._client.get_model_version(name, one.version)) for one in found]
+    def _download(self, version: Version, folder: str) -> Path:
+        try:
+            with self._answering():
+                return Path(
+                    mlflow.artifacts.download_artifacts(
+                        artifact_uri=version.source, dst_path=folder, tracking_uri=self.uri
+                    )
+                )
+        except MlflowException as error:
+            raise IntegrityError(
+                f"the files of {version.name} version {version.version} are gone from the registry's artifact store; "
+                "restore them or publish the model again"
+            ) from error
+
+    def _with_digest(self, name: str, digest: str) -> Version | None:
+        found = self._client.search_model_versions(f"name='{name}' and tag.{DIGEST_TAG}='{digest}'", max_results=1)
+        return self.resolve(f"{name}/{found[0].version}") if found else None
 
     def _ensure_model(self, name: str) -> None:
         try:
@@ -210,9 +227,11 @@ class Registry:
         return self._client.create_experiment(EXPERIMENT, artifact_location=place)
 
     def _sqlite_folder(self, create: bool) -> Path | None:
-        """The folder of a SQLite registry; None for a server."""
-        if not self.uri.startswith("sqlite:///"):
+        """The folder of a SQLite registry; None for a server. InvalidSetting for any other kind of place."""
+        if self.uri.startswith(SERVERS):
             return None
+        if not self.uri.startswith("sqlite:///"):
+            raise InvalidSetting(f"{self.uri!r} is no registry; give {', '.join((*SERVERS, 'sqlite:///'))}…")
         file = Path(self.uri.removeprefix("sqlite:///"))
         if create:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -228,8 +247,10 @@ class Registry:
             return f"{name} has no champion yet; promote a version, or name {name}@{CHALLENGER}"
         if name in known:
             return f"there is no {reference!r} in the registry; {name} has no such version or alias"
-        listed = ", ".join(known[:8]) or "none yet"
-        return f"there is no model {name!r} in the registry; known are {listed}"
+        listed = (
+            ", ".join(n for n in known if n.endswith(f"-{POPULATION}")) or "none yet"
+        )  # personal ones name a patient
+        return f"there is no model {name!r} in the registry; population models are {listed}"
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Data sets by name or by path, and the choice of patients."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from forecasting.cgm import GlucoseSeries, double_identities
@@ -35,6 +35,10 @@ class Cohort:
     everyone: tuple[GlucoseSeries, ...]
     chosen: tuple[GlucoseSeries, ...]
     left_out: tuple[str, ...]
+
+    def only(self, patient_id: str) -> "Cohort":
+        """The same cohort with one chosen patient."""
+        return replace(self, chosen=tuple(s for s in self.chosen if s.patient_id == patient_id))
 
 
 def _tidy_in_data_dir(name: str, zone: str | None) -> Callable[[Path | None], list[GlucoseSeries]]:

@@ -1,6 +1,8 @@
 """Tidy tables, CSV or Parquet: patient_id, timestamp, glucose_mg_dl[, carbs_g, bolus_units, basal_units_h]."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -35,9 +37,9 @@ def read_tidy(path: Path, zone: str | None = None) -> list[GlucoseSeries]:
         glucose = pd.to_numeric(table["glucose_mg_dl"]).astype(float)
     except (ValueError, TypeError) as error:
         raise InvalidReadings(f"{path.name}: glucose_mg_dl must be numbers: {error}") from error
-    times, clock = _read_clock(table["timestamp"], path.name)
+    times, clock, offset = _read_clock(table["timestamp"], path.name)
     tidy = pd.DataFrame({"patient_id": table["patient_id"].astype(str), "time": times, "glucose": glucose})
-    return [_series(str(pid), rows, clock, zone) for pid, rows in tidy.groupby("patient_id", sort=True)]
+    return [_series(str(pid), rows, clock, zone, offset) for pid, rows in tidy.groupby("patient_id", sort=True)]
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -52,17 +54,17 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise InvalidReadings(f"{path.name} cannot be read as a CSV or Parquet table: {reason}") from error
 
 
-def _read_clock(stamps: pd.Series, name: str) -> tuple[pd.Series, str]:
-    """Timestamps as naive times, and whether they are a local clock or UTC."""
+def _read_clock(stamps: pd.Series, name: str) -> tuple[pd.Series, Literal["local", "utc"], int | None]:
+    """Timestamps as naive times, whether they are a local clock or UTC, and the minutes between where known."""
     if isinstance(stamps.dtype, pd.DatetimeTZDtype):
-        return stamps.dt.tz_convert("UTC").dt.tz_localize(None), "utc"
+        return stamps.dt.tz_convert("UTC").dt.tz_localize(None), "utc", None
     try:
         if pd.api.types.is_datetime64_any_dtype(stamps):
-            return stamps, "local"
+            return stamps, "local", None
         text = stamps.astype(str).str.strip()
         offsets = text.str.extract(r"(Z|[+-]\d{2}:?\d{2})$", expand=False).dropna().str.replace("Z", "+00:00")
         if offsets.empty:
-            return pd.to_datetime(text, format="ISO8601"), "local"
+            return pd.to_datetime(text, format="ISO8601"), "local", None
         if len(offsets) < len(text):
             raise ValueError("some timestamps have an offset and some have none")
         instants = pd.to_datetime(text, format="ISO8601", utc=True)
@@ -73,20 +75,18 @@ def _read_clock(stamps: pd.Series, name: str) -> tuple[pd.Series, str]:
             f"all with or all without an offset: {reason}"
         ) from error
     if offsets.nunique() > 1 or offsets.iloc[0].replace(":", "") == "+0000":
-        return instants.dt.tz_localize(None), "utc"
-    sign, hours, minutes = offsets.iloc[0][0], int(offsets.iloc[0][1:3]), int(offsets.iloc[0][-2:])
-    shift = pd.Timedelta(minutes=(60 * hours + minutes) * (1 if sign == "+" else -1))
-    return instants.dt.tz_localize(None) + shift, "local"
+        return instants.dt.tz_localize(None), "utc", None
+    hours, minutes = int(offsets.iloc[0][:3]), int(offsets.iloc[0][-2:])
+    offset = 60 * hours + (minutes if hours >= 0 else -minutes)
+    return instants.dt.tz_localize(None) + pd.Timedelta(minutes=offset), "local", offset
 
 
-def _series(patient_id: str, rows: pd.DataFrame, clock: str, zone: str | None) -> GlucoseSeries:
-    return series_from_readings(
-        patient_id,
-        rows["time"].to_numpy("datetime64[s]"),
-        rows["glucose"].to_numpy(float),
-        clock=clock,
-        zone=zone,
-    )
+def _series(
+    patient_id: str, rows: pd.DataFrame, clock: Literal["local", "utc"], zone: str | None, offset: int | None
+) -> GlucoseSeries:
+    times, glucose = rows["time"].to_numpy("datetime64[s]"), rows["glucose"].to_numpy(float)
+    series = series_from_readings(patient_id, times, glucose, clock=clock, zone=zone)
+    return replace(series, utc_offset_minutes=offset)
 
 
 def series_from_readings(
@@ -94,7 +94,7 @@ def series_from_readings(
     times: np.ndarray,
     glucose_mg_dl: np.ndarray,
     *,
-    clock: str = "local",
+    clock: Literal["local", "utc"] = "local",
     zone: str | None = None,
     test_start: np.datetime64 | None = None,
 ) -> GlucoseSeries:
@@ -122,7 +122,9 @@ def series_from_readings(
     merged = len(times) - int((~np.isnan(grid)).sum())
     if merged:
         findings.append(f"{merged} readings shared a {sampling_minutes}-minute step with a later entry")
-    return GlucoseSeries(patient_id, times[0], sampling_minutes, grid, clock, test_start, tuple(findings))  # type: ignore[arg-type]
+    return GlucoseSeries(
+        patient_id, times[0], sampling_minutes, grid, clock, test_start=test_start, findings=tuple(findings)
+    )
 
 
 def usual_spacing(times: np.ndarray) -> int:

@@ -1,0 +1,1 @@
+"""The inference service: forecasts by gRPC, from models that are named in a registry."""

@@ -1,0 +1,1 @@
+"""Training: Time-LLM teachers, distilled students, evaluation, publication."""

@@ -1,0 +1,246 @@
+"""The command line: models, teacher, distil, pipeline, evaluate, publish, promote, rollback."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from forecasting.bundle import read_bundle
+from forecasting.errors import GlucastError
+from forecasting.gate import GateName
+from trainer.catalogue import find_backbone
+from trainer.options import DataDir, Dataset, Patients, RegistryUri, takes_run_settings
+from trainer.settings import PipelineSettings
+from trainer.tables import models_json, models_table, patients_table, plan_table, scores_table
+
+# torch and ray take seconds to import: commands import what trains when they run, so that --help answers at once.
+
+app = typer.Typer(
+    help="Train Time-LLM teachers for blood glucose, distil students, score and publish them. Research prototype, "
+    "not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+GateOption = Annotated[
+    GateName | None,
+    typer.Option(help="The first bar of the gate: ridge, or persistence, which is lower; the version's tags say so."),
+]
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """Show the supported backbones and their roles."""
+    if as_json:
+        typer.echo(json.dumps(models_json(), indent=1))
+    else:
+        console.print(models_table())
+
+
+@app.command()
+@takes_run_settings
+def teacher(settings: PipelineSettings) -> None:
+    """Train a teacher on everybody's training part, on Ray, and print its folder."""
+    from forecasting.readers.datasets import load_cohort
+    from trainer.catalogue import require_roles
+    from trainer.parallel import cluster
+    from trainer.pipeline import obtain_teacher
+    from trainer.progress import shown_progress
+
+    require_roles(find_backbone(settings.teacher.backbone), "teacher")
+    data = settings.data
+    cohort = load_cohort(data.dataset, data.data_dir, sampling_minutes=settings.shape.sampling_minutes)
+    with shown_progress(console) as watch, cluster() as cpus:
+        folder = obtain_teacher(settings, cohort, cpus, _say, watch)
+    typer.echo(folder)
+
+
+@app.command()
+@takes_run_settings
+def distil(settings: PipelineSettings) -> None:
+    """Distil students from a teacher (trained first if there is no equal one) and print their folders."""
+    from trainer.pipeline import distil_students
+    from trainer.progress import shown_progress
+
+    with shown_progress(console) as watch:
+        folders = distil_students(settings, _say, watch)
+    for folder in folders:
+        typer.echo(folder)
+
+
+@app.command()
+@takes_run_settings
+def pipeline(
+    settings: PipelineSettings,
+    registry: RegistryUri = None,
+    gate: GateOption = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and touch nothing.")] = False,
+) -> None:
+    """The whole path: teacher, cached forecasts, students, scores, publication, the gate."""
+    settings = settings.model_copy(update={"gate": gate}) if gate else settings
+    if dry_run:
+        _print_plan(settings)
+        return
+    from forecasting.registry import Registry
+    from trainer.pipeline import run_pipeline
+    from trainer.progress import shown_progress
+
+    with shown_progress(console) as watch:
+        outcomes = run_pipeline(settings, Registry(registry, create=True), _say, watch)
+    for outcome in outcomes:
+        _print_outcome(outcome)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option(help="name, name@alias, name/version, or the folder of a bundle.")],
+    dataset: Dataset = "virtual",
+    data_dir: DataDir = None,
+    patients: Patients = "all",
+    part: Annotated[str, typer.Option(help="test (read it once), calibration, validation or train.")] = "test",
+    every: Annotated[int, typer.Option(min=1, help="Score every n-th window.")] = 1,
+    registry: RegistryUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on held-out data, per horizon and patient, beside persistence and ridge."""
+    from forecasting.forecaster import Forecaster
+    from forecasting.readers.datasets import load_cohort
+    from forecasting.windows import PARTS
+    from trainer.evaluate import evaluate as score
+    from trainer.progress import shown_progress
+
+    if part not in PARTS:
+        raise typer.BadParameter(f"{part!r} is no part; give one of {', '.join(PARTS)}", param_hint="--part")
+    bundle, named = _open_reference(model, registry)
+    shape = bundle.spec.shape
+    cohort = load_cohort(dataset or "virtual", data_dir, patients or "all", shape.sampling_minutes)
+    with shown_progress(Console(stderr=True)) as watch:
+        evaluation = score({bundle.spec.model: Forecaster.open(bundle)}, cohort, shape, part, every, watch)  # type: ignore[arg-type]
+    result = {"model": named, **evaluation.as_json()}
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+        return
+    for sentence in result["left_out"]:
+        _say(sentence)
+    title = f"{bundle.spec.model} on the {part} part of {evaluation.dataset}, {evaluation.windows} windows"
+    console.print(patients_table(result, title))
+    console.print(scores_table(result, title))
+
+
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(help="Folder of a student's bundle, as `distil` prints it.")],
+    registry: RegistryUri = None,
+) -> None:
+    """Publish a bundle as the challenger of its model. Equal content is not published twice."""
+    from forecasting.registry import Registry
+    from trainer.publication import publish_bundle
+
+    version, is_new = publish_bundle(Registry(registry, create=True), read_bundle(folder))
+    typer.echo(
+        f"{version.name} version {version.version}: {'published' if is_new else 'published before, nothing new'}"
+    )
+
+
+@app.command()
+def promote(
+    model: Annotated[str, typer.Option(help="What to promote: name@challenger or name/version.")],
+    dataset: Dataset = "virtual",
+    data_dir: DataDir = None,
+    patients: Patients = "all",
+    gate: GateOption = "ridge",
+    registry: RegistryUri = None,
+) -> None:
+    """Make a version champion if it passes the gate on the calibration part; exit 1 where it does not."""
+    from forecasting.readers.datasets import load_cohort
+    from forecasting.registry import Registry
+    from trainer.publication import promote as pass_gate
+
+    place = Registry(registry)
+    shape = place.fetch(place.resolve(model)).spec.shape
+    cohort = load_cohort(dataset or "virtual", data_dir, patients or "all", shape.sampling_minutes)
+    promotion = pass_gate(place, model, cohort, gate or "ridge")
+    _print_promotion(promotion)
+    if not promotion.decision.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Option(help="Name of the registered model.")], registry: RegistryUri = None
+) -> None:
+    """Make the previous champion champion again."""
+    from forecasting.registry import Registry
+
+    now, before = Registry(registry).roll_back(model)
+    typer.echo(f"{model}: version {now.version} is champion again, version {before.version} is the previous one")
+
+
+def _say(sentence: str) -> None:
+    Console(stderr=True).print(sentence, highlight=False)
+
+
+def _print_plan(settings: PipelineSettings) -> None:
+    from forecasting.readers.datasets import load_cohort
+    from trainer.catalogue import require_roles
+
+    require_roles(find_backbone(settings.teacher.backbone), "teacher", "distillation")
+    require_roles(find_backbone(settings.student.backbone), "student", "distillation")
+    data = settings.data
+    about = f"{data.dataset}, patients {data.patients}"
+    if data.dataset in ("t1d_uom", "azt1d", "ohiot1dm") and data.data_dir is None:
+        about += " (not bundled: give --data-dir before running)"
+    else:
+        cohort = load_cohort(data.dataset, data.data_dir, data.patients, settings.shape.sampling_minutes)
+        about += f" ({len(cohort.chosen)} chosen, the teacher learns from {len(cohort.everyone)})"
+    console.print(plan_table(settings, about))
+
+
+def _print_outcome(outcome: Any) -> None:
+    evaluation = outcome.evaluation.as_json()
+    thinned = f", every {outcome.evaluation.every}. origin" if outcome.evaluation.every > 1 else ""
+    where = f"{outcome.version.name}: test part of {outcome.evaluation.dataset}, {outcome.evaluation.windows} windows"
+    console.print(patients_table(evaluation, f"{where}{thinned}"))
+    console.print(scores_table(evaluation, f"{where}{thinned}"))
+    _print_promotion(outcome.promotion)
+
+
+def _print_promotion(promotion: Any) -> None:
+    version = promotion.version
+    for reason in promotion.decision.reasons:
+        console.print(f"  gate: {reason}", highlight=False)
+    verdict = "is champion" if promotion.decision.passed else "did not pass the gate; the champion stays as it was"
+    console.print(f"{version.name} version {version.version} ({version.digest[:12]}) {verdict}", highlight=False)
+    if not promotion.below_ridge:
+        console.print(
+            "Ridge regression is better than this student on the calibration part: prefer it.", highlight=False
+        )
+
+
+def _open_reference(model: str, registry: str | None) -> tuple[Any, dict[str, str]]:
+    from forecasting.registry import Registry
+
+    if Path(model).is_dir():
+        bundle = read_bundle(Path(model))
+        return bundle, {"name": bundle.spec.model, "version": "", "digest": bundle.digest}
+    place = Registry(registry)
+    version = place.resolve(model)
+    return place.fetch(version), {"name": version.name, "version": version.version, "digest": version.digest}
+
+
+def main() -> None:
+    """Run a command; an error of ours is one sentence on standard error and exit code 1."""
+    try:
+        app()
+    except GlucastError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Load a language model's body: from the hub, from a folder or package in Hugging Face layout, or random when asked."""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from forecasting.errors import InvalidSetting, NotFound, WeightsUnavailable
+from forecasting.prompts import PromptSpec, longest_prompt, unpadded
+from trainer.catalogue import Backbone
+from trainer.settings import ModelSettings
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+HUB_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+UNUSED = ("pooler.", "lm_head", "cls.", "position_ids", "predictions.", "qa_outputs")  # heads we never run
+
+transformers_logging.disable_progress_bar()  # a small bar of its own for every load
+
+
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """A backbone ready for use.
+
+    embed_dim: width taken in; hidden_dim: width given out (they differ for ALBERT and MobileBERT)
+    origin:    where the weights come from, with their digest; part of a bundle's origin.json
+    """
+
+    model: Any
+    tokenizer: Tokenizer | None
+    embed_dim: int
+    hidden_dim: int
+    origin: dict[str, str]
+
+    @property
+    def word_embeddings(self) -> Tensor:
+        """(vocabulary, embed_dim). The vocabulary is read here: tokenizers may be smaller."""
+        return self.model.get_input_embeddings().weight  # type: ignore[no-any-return]
+
+
+def load_backbone(entry: Backbone, settings: ModelSettings, seed: int) -> LoadedBackbone:
+    """Load what `settings.weights` says: hub, random, a folder, or package:NAME/FOLDER of an installed package.
+
+    Raises WeightsUnavailable, NotFound or InvalidSetting in one sentence; random weights are never a fallback.
+    """
+    if settings.weights == "random":
+        return _random_backbone(entry, settings, seed)
+    folder = find_weights(entry, settings.weights)
+    config = AutoConfig.from_pretrained(folder)
+    check_config(entry, config, folder.name)
+    _keep_layers(config, settings.num_layers, entry)
+    model = _load_strictly(folder, config)
+    tokenizer = None
+    if settings.prompt != "none":
+        tokenizer = _load_tokenizer(folder)
+    origin = {"weights": _describe(settings.weights), "sha256": digest_of_weights(folder), "tokenizer": "its own"}
+    return _loaded(model, tokenizer, origin)
+
+
+def find_weights(entry: Backbone, weights: str) -> Path:
+    """The folder in Hugging Face layout that `weights` means; downloads from the hub where it says so."""
+    if weights == "hub":
+        return _download(entry)
+    folder = _package_folder(weights) if weights.startswith("package:") else Path(weights).expanduser()
+    if not folder.is_dir():
+        raise NotFound(f"there is no folder {weights}; give hub, random, or a folder in Hugging Face layout")
+    if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in WEIGHT_FILES):
+        raise InvalidSetting(f"{weights} is no model folder: it needs config.json and one of {', '.join(WEIGHT_FILES)}")
+    return folder
+
+
+def prompt_of(settings: ModelSettings, backbone: LoadedBackbone, prediction_length: int) -> PromptSpec:
+    """The prompt a model reads, long enough for the longest one its template can write."""
+    if settings.prompt == "none":
+        return PromptSpec()
+    assert backbone.tokenizer is not None  # loaded whenever there is a prompt
+    length = longest_prompt(backbone.tokenizer, prediction_length)
+    pad = backbone.tokenizer.token_to_id("[PAD]")
+    pad = backbone.tokenizer.token_to_id("<pad>") if pad is None else pad
+    if backbone.tokenizer.get_vocab_size() > len(backbone.word_embeddings):
+        raise InvalidSetting(
+            f"the tokenizer knows {backbone.tokenizer.get_vocab_size()} tokens, {settings.backbone} embeds "
+            f"{len(backbone.word_embeddings)}; take the tokenizer that belongs to the weights"
+        )
+    return PromptSpec(kind=settings.prompt, length=length, pad_id=0 if pad is None else pad)
+
+
+def check_config(entry: Backbone, config: PreTrainedConfig, folder: str) -> None:
+    """Raises InvalidSetting where a folder holds another model than the one that was named."""
+    if config.model_type != entry.model_type:
+        raise InvalidSetting(f"{folder} holds a {config.model_type} model, {entry.label} is a {entry.model_type}")
+    for key, expected in entry.config.items():
+        found = getattr(config, key, None)
+        if found != expected:
+            raise InvalidSetting(
+                f"{folder} has {key} {found}, {entry.label} has {expected}; name the backbone that the folder holds"
+            )
+
+
+def digest_of_weights(folder: Path) -> str:
+    """sha256 over the configuration and the weight files, in order of name."""
+    sha = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.name == "config.json" or p.suffix in (".safetensors", ".bin")):
+        with path.open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    return sha.hexdigest()
+
+
+def _random_backbone(entry: Backbone, settings: ModelSettings, seed: int) -> LoadedBackbone:
+    config = AutoConfig.for_model(entry.model_type, **entry.config)
+    _keep_layers(config, settings.num_layers, entry)
+    torch.manual_seed(seed)
+    model = AutoModel.from_config(config)
+    tokenizer = _build_tokenizer() if settings.prompt != "none" else None
+    origin = {"weights": f"random, seed {seed}", "tokenizer": "built for the prompt template" if tokenizer else "none"}
+    return _loaded(model, tokenizer, origin)
+
+
+def _loaded(model: Any, tokenizer: Tokenizer | None, origin: dict[str, str]) -> LoadedBackbone:
+    model.eval()
+    if hasattr(model, "pooler"):
+        model.pooler = None  # reads [CLS] alone; nothing here does
+    width = model.get_input_embeddings().weight.shape[1]
+    return LoadedBackbone(model, tokenizer, width, model.config.hidden_size, origin)
+
+
+def _load_strictly(folder: Path, config: PreTrainedConfig) -> Any:
+    """Load every tensor or refuse: a half-loaded model trains, and nobody notices."""
+    try:
+        model, info = AutoModel.from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InvalidSetting(f"{folder.name} cannot be loaded: {str(error).splitlines()[0]}") from error
+    lost = [k for k in [*info["missing_keys"], *info["mismatched_keys"]] if not any(u in str(k) for u in UNUSED)]
+    if lost:
+        raise InvalidSetting(f"{folder.name} lacks tensor {lost[0]} or has it in another shape; restore the folder")
+    return model
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer:
+    try:
+        return unpadded(AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer)
+    except (OSError, ValueError, AttributeError) as error:
+        raise InvalidSetting(f"{folder.name} has no usable tokenizer: {str(error).splitlines()[0]}") from error
+
+
+def _keep_layers(config: PreTrainedConfig, num_layers: int | None, entry: Backbone) -> None:
+    if num_layers is None:
+        return
+    if num_layers > config.num_hidden_layers:
+        raise InvalidSetting(
+            f"num_layers is {num_layers}, {entry.label} has {config.num_hidden_layers}; ask for at most that many"
+        )
+    config.num_hidden_layers = num_layers
+
+
+def _download(entry: Backbone) -> Path:
+    try:
+        return Path(snapshot_download(entry.repository, allow_patterns=HUB_PATTERNS, etag_timeout=10))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise WeightsUnavailable(
+            f"the weights of {entry.repository} cannot be fetched from the model hub ({type(error).__name__}); "
+            "give a folder in Hugging Face layout, or ask for random weights with the value 'random'"
+        ) from error
+
+
+def _package_folder(weights: str) -> Path:
+    name, _, rest = weights.removeprefix("package:").partition("/")
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:
+        raise NotFound(f"the Python package {name} is not installed; install it, or give a folder or 'random'")
+    return Path(found.origin).parent / rest
+
+
+def _describe(weights: str) -> str:
+    """Where weights came from, without naming a folder of this machine."""
+    return weights if weights == "hub" or weights.startswith("package:") else f"folder {Path(weights).name}"
+
+
+def _build_tokenizer() -> Tokenizer:
+    """A WordPiece tokenizer of the prompt template's words and of digits, for weights that come without one."""
+    words = ["glucose", "next", "last", "mean", "min", "max", "up", "down", ":"]
+    digits = [str(d) for d in range(10)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words, *digits, *(f"##{d}" for d in digits)]
+    vocabulary = {piece: token for token, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+    )
+    return tokenizer

@@ -1,0 +1,149 @@
+"""Held-out scores, per horizon and per patient, beside persistence and ridge; and the gate's comparison."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from forecasting.baselines import PerPatient, Persistence, Ridge
+from forecasting.cgm import GlucoseSeries
+from forecasting.errors import InsufficientData
+from forecasting.forecaster import Forecaster, Forecasts
+from forecasting.gate import Decision, GateName, Rmse, decide, lower
+from forecasting.metrics import HORIZONS, Scores, mean_over_patients, score_patients, skill
+from forecasting.readers.datasets import Cohort
+from forecasting.windows import Part, Windows, WindowShape, cut_all
+from trainer.progress import Progress, Report, Watch
+
+PERSISTENCE, RIDGE_POOLED, RIDGE_PERSONAL = "persistence", "ridge, pooled", "ridge, personal"
+BASELINES = (PERSISTENCE, RIDGE_POOLED, RIDGE_PERSONAL)
+CHUNK = 2048  # windows between two lines of progress
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of several arms on the same windows.
+
+    arms: {arm: {"mean": {horizon: scores}, "patients": {patient: {horizon: scores}}}}; keys are JSON's
+    """
+
+    dataset: str
+    part: Part
+    windows: int
+    every: int
+    arms: dict[str, dict[str, Any]]
+    left_out: tuple[str, ...]
+
+    def rmse(self, arm: str) -> Rmse:
+        """{horizon: RMSE in mg/dL, mean over patients}"""
+        return {horizon: scores["rmse"] for horizon, scores in self.arms[arm]["mean"].items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole evaluation with its protocol, as JSON can say it."""
+        return {
+            "protocol": {
+                "dataset": self.dataset,
+                "part": self.part,
+                "windows": self.windows,
+                "every_nth_window": self.every,
+                "aggregation": "per patient, then mean over patients; each horizon where its own target is real",
+                "unit": "mg/dL",
+            },
+            "left_out": list(self.left_out),
+            "arms": self.arms,
+        }
+
+
+def evaluate(
+    models: dict[str, Forecaster],
+    cohort: Cohort,
+    shape: WindowShape,
+    part: Part = "test",
+    every: int = 1,
+    watch: Watch = lambda arm, progress: None,
+) -> Evaluation:
+    """Score models beside the baselines on one part of the chosen patients' timelines.
+
+    Ridge learns from train and validation parts: pooled from everyone's, personal from each patient's own.
+    Patients without windows in a part that is needed are left out, and named.
+    """
+    chosen, left_out = _scorable(cohort, shape, part)
+    windows = cut_all(chosen, shape, part, every)
+    if not len(windows):
+        raise InsufficientData(f"{cohort.dataset} has no windows in its {part} part; {'; '.join(left_out[:2])}")
+    forecasts = _baseline_forecasts(cohort, chosen, windows, shape)
+    for arm, model in models.items():
+        forecasts[arm] = _predict_watched(model, windows, partial(watch, arm))
+    arms = {arm: _score(windows, f, shape) for arm, f in forecasts.items()}
+    for scores in arms.values():
+        _add_skill(scores["mean"], arms[PERSISTENCE]["mean"])
+    return Evaluation(cohort.dataset, part, len(windows), every, arms, (*cohort.left_out, *left_out))
+
+
+def compare_at_gate(
+    challenger: Forecaster, champion: Forecaster | None, cohort: Cohort, gate: GateName
+) -> tuple[Decision, Evaluation]:
+    """Challenger, bar and champion on the calibration part of the same patients."""
+    models = {"challenger": challenger}
+    evaluation = evaluate(models, cohort, challenger.spec.shape, "calibration")
+    bar = evaluation.rmse(PERSISTENCE)
+    if gate == "ridge":
+        bar = lower(evaluation.rmse(RIDGE_POOLED), evaluation.rmse(RIDGE_PERSONAL))
+    rival = None
+    if champion is not None:
+        rival = evaluate({"champion": champion}, cohort, champion.spec.shape, "calibration").rmse("champion")
+    return decide(evaluation.rmse("challenger"), bar, gate, rival), evaluation
+
+
+def _scorable(cohort: Cohort, shape: WindowShape, part: Part) -> tuple[list[GlucoseSeries], list[str]]:
+    chosen, left_out = [], []
+    for series in cohort.chosen:
+        counts = {p: len(cut_all([series], shape, p)) for p in ("train", "validation", part)}
+        empty = [name for name, count in counts.items() if not count]
+        if empty:
+            left_out.append(f"patient {series.patient_id} is left out: no windows in the {' and '.join(empty)} part")
+        else:
+            chosen.append(series)
+    return chosen, left_out
+
+
+def _baseline_forecasts(
+    cohort: Cohort, chosen: list[GlucoseSeries], windows: Windows, shape: WindowShape
+) -> dict[str, Forecasts]:
+    train, validation = cut_all(cohort.everyone, shape, "train"), cut_all(cohort.everyone, shape, "validation")
+    own_train, own_validation = cut_all(chosen, shape, "train"), cut_all(chosen, shape, "validation")
+    personal = PerPatient(
+        {p: Ridge.fit(own_train.of_patient(p), own_validation.of_patient(p)) for p in windows.patients}
+    )
+    return {
+        PERSISTENCE: Persistence.fit(validation).predict(windows.context, windows.minute_of_day),
+        RIDGE_POOLED: Ridge.fit(train, validation).predict(windows.context, windows.minute_of_day),
+        RIDGE_PERSONAL: personal.predict_windows(windows),
+    }
+
+
+def _predict_watched(model: Forecaster, windows: Windows, report: Report) -> Forecasts:
+    """Forecast all windows in chunks, so that a person can see how far it is."""
+    parts = []
+    for start in range(0, len(windows), CHUNK):
+        rows = slice(start, start + CHUNK)
+        parts.append(model.predict(windows.context[rows], windows.minute_of_day[rows]))
+        report(Progress(min(start + CHUNK, len(windows)), len(windows)))
+    mean, quantiles = np.concatenate([f.mean for f in parts]), np.concatenate([f.quantiles for f in parts])
+    return Forecasts(mean, quantiles, parts[0].levels)
+
+
+def _score(windows: Windows, forecasts: Forecasts, shape: WindowShape) -> dict[str, Any]:
+    patients = score_patients(windows, forecasts, shape.steps_at(HORIZONS) or _last_step(shape))
+    return {"mean": mean_over_patients(patients), "patients": patients}
+
+
+def _last_step(shape: WindowShape) -> dict[int, int]:
+    """Models that reach none of the usual horizons are scored at their last step."""
+    return {shape.minutes_ahead[-1]: shape.prediction_length - 1}
+
+
+def _add_skill(mean: dict[str, Scores], persistence: dict[str, Scores]) -> None:
+    for horizon, scores in mean.items():
+        scores["skill"] = skill(scores["rmse"], persistence[horizon]["rmse"])

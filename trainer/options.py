@@ -1,0 +1,123 @@
+"""The options that several commands share, declared once, and the settings they add up to."""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trainer.settings import PipelineSettings, build_settings, teacher_weight_of
+
+DATA, MODELS, TRAINING = "Data", "Models", "Training"
+WEIGHTS = "hub, random, a folder in Hugging Face layout, or package:NAME/FOLDER."
+
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="virtual, t1d_uom, azt1d, ohiot1dm, or a path to a tidy CSV or Parquet.", rich_help_panel=DATA),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the data sets that are not bundled.", envvar="GLUCAST_DATA_DIR", rich_help_panel=DATA),
+]
+Patients = Annotated[
+    str | None,
+    typer.Option(
+        help="'all': one population model. 570 or 570,584: one personal model each; the teacher still learns from "
+        "everybody.",
+        rich_help_panel=DATA,
+    ),
+]
+RegistryUri = Annotated[
+    str | None,
+    typer.Option(help="MLflow tracking URI; sqlite:///registry/mlflow.db by default.", envvar="MLFLOW_TRACKING_URI"),
+]
+
+
+def run_settings(
+    run: Annotated[Path | None, typer.Option(help="Run file (TOML) with differences from the defaults.")] = None,
+    dataset: Dataset = None,
+    data_dir: DataDir = None,
+    patients: Patients = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Teacher backbone, short name or full id.", rich_help_panel=MODELS)
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Student backbone, short name or full id.", rich_help_panel=MODELS)
+    ] = None,
+    teacher_weights: Annotated[
+        str | None, typer.Option(help=f"Where the teacher's weights come from: {WEIGHTS}", rich_help_panel=MODELS)
+    ] = None,
+    student_weights: Annotated[
+        str | None, typer.Option(help=f"Where the student's weights come from: {WEIGHTS}", rich_help_panel=MODELS)
+    ] = None,
+    teacher_epochs: Annotated[int | None, typer.Option(help="Epochs of the teacher.", rich_help_panel=TRAINING)] = None,
+    student_epochs: Annotated[
+        int | None,
+        typer.Option(help="Epochs of the student alone, and of the distilled one.", rich_help_panel=TRAINING),
+    ] = None,
+    distill_epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--distill-epochs",
+            "--distil-epochs",
+            help="Epochs of the distilled student, where they should differ: the comparison is then unequal.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of teacher and students.", rich_help_panel=TRAINING)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Windows in a training step.", rich_help_panel=TRAINING)
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Weight of the truth; used as alpha / (alpha + beta).", rich_help_panel=TRAINING),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(help="Weight of the teacher; used as beta / (alpha + beta).", rich_help_panel=TRAINING),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", rich_help_panel=TRAINING)] = None,
+) -> PipelineSettings:
+    """Defaults, then the run file, then these options."""
+    return build_settings(
+        run,
+        {
+            "data.dataset": dataset,
+            "data.data_dir": data_dir,
+            "data.patients": patients,
+            "teacher.backbone": teacher,
+            "teacher.weights": teacher_weights,
+            "student.backbone": student,
+            "student.weights": student_weights,
+            "teacher_training.epochs": teacher_epochs,
+            "student_training.epochs": student_epochs,
+            "distil_epochs": distill_epochs,
+            "teacher_training.learning_rate": lr,
+            "student_training.learning_rate": lr,
+            "teacher_training.batch_size": batch_size,
+            "student_training.batch_size": batch_size,
+            "teacher_training.seed": seed,
+            "student_training.seed": seed,
+            "teacher_weight": teacher_weight_of(alpha, beta),
+        },
+    )
+
+
+def takes_run_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command all options of `run_settings`; it receives `settings` and its own options."""
+    shared = inspect.signature(run_settings, eval_str=True).parameters
+    own = {n: p for n, p in inspect.signature(command, eval_str=True).parameters.items() if n != "settings"}
+
+    @wraps(command)
+    def with_settings(**options: Any) -> None:
+        settings = run_settings(**{name: options.pop(name) for name in shared})
+        command(settings=settings, **options)
+
+    with_settings.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *own.values())]
+    )
+    return with_settings

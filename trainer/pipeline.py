@@ -1,0 +1,185 @@
+"""The whole path: teacher, cached forecasts, students, evaluation, publication."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from forecasting.bundle import Bundle, read_bundle, write_bundle
+from forecasting.forecaster import Forecaster
+from forecasting.readers.datasets import ALL, Cohort, load_cohort
+from forecasting.registry import Registry, Version
+from trainer.catalogue import find_backbone, require_roles
+from trainer.distil import StoredTeacher, StudentRun, train_student
+from trainer.evaluate import Evaluation, evaluate
+from trainer.parallel import Job, cluster, run_jobs
+from trainer.progress import Report, Watch
+from trainer.publication import Promotion, promote, publish_bundle
+from trainer.settings import PipelineSettings
+from trainer.teacher import open_trained, teacher_key, teacher_windows, train_teacher
+from trainer.teacher_forecasts import compute_teacher_forecasts, forecasts_key, write_teacher_forecasts
+
+TEACHER, STUDENT, STUDENT_ALONE = "teacher", "student, distilled", "student, alone"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one student."""
+
+    bundle: Bundle
+    evaluation: Evaluation
+    version: Version
+    is_new: bool
+    promotion: Promotion
+
+
+@dataclass(frozen=True)
+class Students:
+    """The two students of one target; patient None: the population."""
+
+    patient: str | None
+    distilled: Path
+    alone: Path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left on disk, and the cohort it was made from."""
+
+    cohort: Cohort
+    teacher: Path
+    students: list[Students]
+
+
+def run_pipeline(settings: PipelineSettings, registry: Registry, say: Say, watch: Watch) -> list[Outcome]:
+    """Train on Ray, score on the test part once, publish each student and let the gate decide.
+
+    say: hears a sentence at each stage; watch: hears the progress of every job by name
+    """
+    trained = train_all(settings, say, watch)
+    return [settle(settings, trained, student, registry, say, watch) for student in trained.students]
+
+
+def distil_students(settings: PipelineSettings, say: Say, watch: Watch) -> list[Path]:
+    """The folders of the distilled students' bundles."""
+    return [student.distilled for student in train_all(settings, say, watch).students]
+
+
+def train_all(settings: PipelineSettings, say: Say, watch: Watch) -> Trained:
+    """Teacher, its forecasts, and both students of every target, each kept from an equal run where there is one."""
+    check_roles(settings)
+    data = settings.data
+    cohort = load_cohort(data.dataset, data.data_dir, data.patients, settings.shape.sampling_minutes)
+    for sentence in (*cohort.left_out, *(f"{s.patient_id}: {f}" for s in cohort.chosen for f in s.findings)):
+        say(sentence)
+    everybody = data.patients.strip().lower() == ALL
+    targets: list[str | None] = [None] if everybody else [s.patient_id for s in cohort.chosen]
+    with cluster() as cpus:
+        teacher_folder = obtain_teacher(settings, cohort, cpus, say, watch)
+        teacher = obtain_forecasts(settings, teacher_folder, cpus, say, watch)
+        students = obtain_students(settings, cohort, targets, teacher, say, watch)
+    return Trained(cohort, teacher_folder, students)
+
+
+def check_roles(settings: PipelineSettings) -> None:
+    """RoleRefused where the matrix does not allow this pair."""
+    require_roles(find_backbone(settings.teacher.backbone), "teacher", "distillation")
+    require_roles(find_backbone(settings.student.backbone), "student", "distillation")
+
+
+def obtain_teacher(settings: PipelineSettings, cohort: Cohort, cpus: int, say: Say, watch: Watch) -> Path:
+    """The teacher's folder: trained on Ray, or kept from an equal run."""
+    key = teacher_key(settings, *teacher_windows(settings.data, settings.shape, settings.teacher_training))
+    folder = settings.runs / "teachers" / f"{cohort.dataset}-{find_backbone(settings.teacher.backbone).name}-{key}"
+    if folder.is_dir():
+        say(f"teacher {folder.name}: kept from an equal run")
+        return folder
+    say(f"teacher {folder.name}: training on {len(cohort.everyone)} patients")
+    arguments = {"settings": settings, "folder": folder.resolve(), "dataset": cohort.dataset}
+    run_jobs([Job("teacher", train_teacher, arguments, cpus=cpus)], watch)
+    return folder
+
+
+def obtain_forecasts(
+    settings: PipelineSettings, teacher_folder: Path, cpus: int, say: Say, watch: Watch
+) -> StoredTeacher:
+    """The teacher's forecasts of everybody's training windows: computed once, then read by every student."""
+    digest = read_bundle(teacher_folder).digest
+    train, _ = teacher_windows(settings.data, settings.shape, settings.student_training)
+    key = forecasts_key(digest, train)
+    path = (settings.runs / "teacher_forecasts" / f"{key}.npz").resolve()
+    if path.is_file():
+        say(f"teacher forecasts {key}: kept from an equal run")
+    else:
+        say(f"teacher forecasts {key}: {len(train)} windows")
+        arguments = {"settings": settings, "folder": teacher_folder.resolve(), "path": path, "key": key}
+        run_jobs([Job("teacher forecasts", cache_forecasts, arguments, cpus=cpus)], watch)
+    return StoredTeacher(find_backbone(settings.teacher.backbone).name, digest, path, key)
+
+
+def cache_forecasts(settings: PipelineSettings, folder: Path, path: Path, key: str, report: Report) -> None:
+    """One pass of a trained teacher over the windows that students learn from."""
+    built, _ = open_trained(folder, settings.teacher, settings.teacher_training.seed)
+    train, _ = teacher_windows(settings.data, settings.shape, settings.student_training)
+    write_teacher_forecasts(compute_teacher_forecasts(built.forecaster(), train, key, report), path)
+
+
+def obtain_students(
+    settings: PipelineSettings,
+    cohort: Cohort,
+    targets: list[str | None],
+    teacher: StoredTeacher,
+    say: Say,
+    watch: Watch,
+) -> list[Students]:
+    """A distilled student and one alone for every target, all of them trained side by side."""
+    runs = [StudentRun(settings, t, w, teacher) for t in targets for w in (settings.teacher_weight, 0.0)]
+    folders = [_student_folder(run, cohort) for run in runs]
+    missing = [(run, folder) for run, folder in dict(zip(folders, runs, strict=True)).items() if not run.is_dir()]
+    say(f"students: {len(missing)} to train, {len(runs) - len(missing)} kept from equal runs")
+    jobs = [
+        Job(_label(run), train_student, {"run": run, "folder": folder.resolve()}, cpus=1) for folder, run in missing
+    ]
+    run_jobs(jobs, watch)
+    return [Students(t, *pair) for t, *pair in zip(targets, folders[::2], folders[1::2], strict=True)]
+
+
+def _student_folder(run: StudentRun, cohort: Cohort) -> Path:
+    key = run.key(*run.windows(cohort))
+    backbone = find_backbone(run.settings.student.backbone).name
+    return run.settings.runs / "students" / f"{cohort.dataset}-{run.patient or 'population'}-{backbone}-{key}"
+
+
+def _label(run: StudentRun) -> str:
+    kind = STUDENT if run.teacher_weight else STUDENT_ALONE
+    return f"{kind} ({run.patient})" if run.patient else kind
+
+
+def settle(
+    settings: PipelineSettings, trained: Trained, student: Students, registry: Registry, say: Say, watch: Watch
+) -> Outcome:
+    """Score a student on the test part, publish it, and let the gate decide."""
+    cohort = trained.cohort if student.patient is None else trained.cohort.only(student.patient)
+    say(f"evaluation on the test part of {len(cohort.chosen)} patients")
+    teacher, _ = open_trained(trained.teacher, settings.teacher, settings.teacher_training.seed)
+    arms = {
+        TEACHER: teacher.forecaster(),
+        STUDENT_ALONE: Forecaster.open(student.alone),
+        STUDENT: Forecaster.open(student.distilled),
+    }
+    evaluation = evaluate(arms, cohort, settings.shape, "test", settings.evaluate_every, watch)
+    bundle = _with_test_scores(student.distilled, evaluation)
+    version, is_new = publish_bundle(registry, bundle)
+    say(f"{version.name} version {version.version}: {'published' if is_new else 'published before, nothing new'}")
+    promotion = promote(registry, f"{version.name}/{version.version}", cohort, settings.gate)
+    return Outcome(bundle, evaluation, version, is_new, promotion)
+
+
+def _with_test_scores(folder: Path, evaluation: Evaluation) -> Bundle:
+    """The bundle with its scores inside; the whole evaluation stands beside it as report.json."""
+    bundle = read_bundle(folder)
+    report = folder.with_name(folder.name + "-report.json")
+    report.write_text(json.dumps(evaluation.as_json(), indent=1) + "\n")
+    scores = {"protocol": evaluation.as_json()["protocol"], "mean": evaluation.arms[STUDENT]["mean"]}
+    return write_bundle(folder, bundle.spec, bundle.metrics | {"test": scores}, bundle.origin)

@@ -1,0 +1,143 @@
+"""What a run is made of. Defaults live here; a run file (TOML) or flags hold only differences; unknown keys stop it."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from forecasting.bundle import QUANTILES
+from forecasting.encoding import Normalisation
+from forecasting.errors import InvalidSetting, NotFound
+from forecasting.gate import GateName
+from forecasting.windows import WindowShape
+
+
+class Settings(BaseModel):
+    """Typed, frozen, strict."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(Settings):
+    """Which readings."""
+
+    dataset: str = Field(default="virtual", description="a data set by name, or a path to a tidy CSV or Parquet table")
+    data_dir: Path | None = Field(default=None, description="folder of the data sets that are not bundled")
+    patients: str = Field(default="all", description="'all' (one population model), or ids: 570,584 (one model each)")
+
+
+class ModelSettings(Settings):
+    """A Time-LLM. Defaults are those of a student; TEACHER below differs."""
+
+    backbone: str = Field(default="bert-tiny", description="short name or Hugging Face id")
+    weights: str = Field(default="hub", description="hub, random, or a folder in Hugging Face layout")
+    num_layers: int | None = Field(default=None, ge=1, description="backbone layers kept; all by default")
+    patch_len: int = Field(default=6, ge=1)
+    stride: int = Field(default=3, ge=1)
+    d_model: int = Field(default=32, ge=1)
+    d_ff: int = Field(default=64, ge=1, description="features of the hidden state kept by the head; key width per head")
+    num_heads: int = Field(default=8, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    prototypes: Literal["vocabulary", "direct"] = "direct"
+    num_prototypes: int = Field(default=128, ge=2)
+    prompt: Literal["none", "statistics"] = "none"
+    freeze: Literal["backbone", "norms", "nothing"] = "nothing"
+    normalisation: Normalisation = Normalisation()
+    quantiles: tuple[float, ...] = QUANTILES
+
+
+TEACHER = {
+    "backbone": "bert",
+    "d_ff": 128,
+    "prototypes": "vocabulary",
+    "num_prototypes": 1000,
+    "prompt": "statistics",
+    "freeze": "backbone",
+}
+
+
+class TrainingSettings(Settings):
+    """How long and how fast."""
+
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_share: float = Field(default=0.1, ge=0, lt=1, description="share of all steps in which the rate rises")
+    clip_norm: float = Field(default=1.0, gt=0)
+    patience: int = Field(default=3, ge=1, description="epochs without a better validation loss before stopping")
+    every: int = Field(default=1, ge=1, description="train on every n-th window")
+    seed: int = Field(default=1, ge=0)
+
+
+class PipelineSettings(Settings):
+    """Teacher, cached forecasts, students, evaluation, publication."""
+
+    data: DataSettings = DataSettings()
+    shape: WindowShape = WindowShape()
+    teacher: ModelSettings = ModelSettings(**TEACHER)  # type: ignore[arg-type]
+    teacher_training: TrainingSettings = TrainingSettings()
+    student: ModelSettings = ModelSettings()
+    student_training: TrainingSettings = TrainingSettings(batch_size=256)
+    distil_epochs: int | None = Field(
+        default=None, ge=1, description="epochs of the distilled student, if not the same"
+    )
+    teacher_weight: float = Field(default=0.5, ge=0, le=1, description="w in (1 - w) truth + w teacher")
+    evaluate_every: int = Field(default=1, ge=1, description="score every n-th window of the test part")
+    gate: GateName = "ridge"
+    runs: Path = Field(default=Path("runs"), description="folder for what the run writes")
+
+
+def read_run_file(path: Path) -> dict[str, Any]:
+    """The differences a run file holds; a relative path in it is taken from where the command runs."""
+    if not path.is_file():
+        raise NotFound(f"there is no run file {path}; see trainer/runs/ for examples")
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSetting(f"{path.name} is not readable as TOML: {error}") from error
+
+
+def build_settings(run_file: Path | None, overrides: dict[str, Any]) -> PipelineSettings:
+    """Defaults, then the run file, then flags ({"student.weights": "random"}; None means not given).
+
+    Raises InvalidSetting that names the key, what came and what is allowed.
+    """
+    settings: dict[str, Any] = {"teacher": dict(TEACHER), "student_training": {"batch_size": 256}}
+    _merge(settings, read_run_file(run_file) if run_file else {})
+    for dotted, value in overrides.items():
+        if value is not None:
+            *sections, key = dotted.split(".")
+            place = settings
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[key] = value
+    try:
+        return PipelineSettings.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        came = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
+        raise InvalidSetting(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}{came}") from error
+
+
+def _merge(into: dict[str, Any], more: dict[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def teacher_weight_of(alpha: float | None, beta: float | None) -> float | None:
+    """Truth weight alpha and teacher weight beta → w = beta / (alpha + beta); None where neither was given."""
+    if alpha is None and beta is None:
+        return None
+    if alpha is None or beta is None:
+        given = alpha if beta is None else beta
+        other = 1.0 - float(given)  # type: ignore[arg-type]
+        alpha, beta = (given, other) if beta is None else (other, given)
+    if alpha is None or beta is None or alpha < 0 or beta < 0 or alpha + beta <= 0:
+        raise InvalidSetting(f"alpha {alpha} and beta {beta} must not be negative, and one of them must be positive")
+    return beta / (alpha + beta)

@@ -1,0 +1,45 @@
+"""Where a stage keeps its result, and when a kept result may be used again."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CODE = Path(__file__).resolve().parents[1]
+
+
+def fingerprint(*parts: Any) -> str:
+    """16 hex digits that change with any part, the code of trainer and forecasting, or the version of torch.
+
+    parts: anything JSON can say; a kept result is used again only under an equal fingerprint.
+    """
+    content = json.dumps([*parts, code_digest(), torch.__version__], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+@cache
+def code_digest() -> str:
+    """sha256 of the source of everything a result depends on."""
+    sha = hashlib.sha256()
+    for package in ("forecasting", "trainer"):
+        for path in sorted((CODE / package).rglob("*.py")):
+            sha.update(path.relative_to(CODE).as_posix().encode())
+            sha.update(path.read_bytes())
+    return sha.hexdigest()
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A scratch folder that takes its name only when the block ends well: no half result is ever found."""
+    scratch = folder.with_name(folder.name + ".part")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    yield scratch
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)

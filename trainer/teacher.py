@@ -1,0 +1,145 @@
+"""Train a teacher: a Time-LLM on a large frozen backbone, on everybody's training part."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from forecasting.bundle import Bundle, ModelSpec, read_bundle, write_bundle
+from forecasting.errors import IntegrityError
+from forecasting.forecaster import Forecaster, Network
+from forecasting.readers.datasets import load_cohort
+from forecasting.registry import model_name
+from forecasting.windows import Windows, WindowShape, cut_all
+from trainer.backbones import LoadedBackbone, load_backbone, prompt_of
+from trainer.catalogue import BACKBONES, Backbone, find_backbone
+from trainer.fit import build_examples, fit
+from trainer.progress import Report
+from trainer.settings import DataSettings, ModelSettings, PipelineSettings, TrainingSettings
+from trainer.stages import fingerprint, written_whole
+from trainer.time_llm import Folded, TimeLLM, spec_of
+
+
+class TeacherTrainer:
+    """Which backbones may be teachers.
+
+    teacher_models: {short name: row of the catalogue}
+    """
+
+    def __init__(self) -> None:
+        self.teacher_models: dict[str, Backbone] = {n: b for n, b in BACKBONES.items() if "teacher" in b.roles}
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A network with what it means and where its backbone came from."""
+
+    model: TimeLLM
+    spec: ModelSpec
+    backbone: LoadedBackbone
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return self.backbone.tokenizer
+
+    def forecaster(self) -> Forecaster:
+        """The model behind the face that everything is scored through, run by torch where its weights are."""
+        return Forecaster(self.spec, torch_network(self.model), self.tokenizer)
+
+
+def build_model(name: str, settings: ModelSettings, shape: WindowShape, seed: int) -> BuiltModel:
+    """An untrained Time-LLM; everything random in it follows from `seed`."""
+    backbone = load_backbone(find_backbone(settings.backbone), settings, seed)
+    prompt = prompt_of(settings, backbone, shape.prediction_length)
+    model = TimeLLM(settings, shape, prompt, backbone, seed).to(best_device())
+    return BuiltModel(model, spec_of(name, settings, shape, prompt), backbone)
+
+
+def best_device() -> torch.device:
+    """The GPU that torch sees, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def torch_network(model: TimeLLM) -> Network:
+    """(x, prompt_ids) → y in NumPy, folded, without gradients."""
+    folded = Folded(model)
+    device = next(model.parameters()).device
+
+    def run(x: np.ndarray, prompt_ids: np.ndarray | None) -> np.ndarray:
+        ids = None if prompt_ids is None else torch.from_numpy(prompt_ids).to(device)
+        with torch.inference_mode():
+            return folded(torch.from_numpy(x).to(device), ids).cpu().numpy()
+
+    return run
+
+
+def teacher_key(settings: PipelineSettings, train: Windows, validation: Windows) -> str:
+    """What a trained teacher depends on."""
+    parts = (settings.teacher.model_dump(), settings.teacher_training.model_dump(), settings.shape.model_dump())
+    return fingerprint("teacher", *parts, train.digest, validation.digest)
+
+
+def teacher_windows(data: DataSettings, shape: WindowShape, training: TrainingSettings) -> tuple[Windows, Windows]:
+    """Train and validation windows of every patient of the data set."""
+    everyone = load_cohort(data.dataset, data.data_dir, sampling_minutes=shape.sampling_minutes).everyone
+    return cut_all(everyone, shape, "train", training.every), cut_all(everyone, shape, "validation", training.every)
+
+
+def train_teacher(settings: PipelineSettings, folder: Path, dataset: str, report: Report) -> Path:
+    """Train a teacher and write its folder: weights, tokenizer, meaning and origin, under a manifest."""
+    train, validation = teacher_windows(settings.data, settings.shape, settings.teacher_training)
+    built = build_model(model_name(dataset), settings.teacher, settings.shape, settings.teacher_training.seed)
+    fitted = fit(
+        built.model,
+        build_examples(train, built.spec, built.tokenizer),
+        build_examples(validation, built.spec, built.tokenizer),
+        built.spec.quantiles,
+        settings.teacher_training,
+        report,
+    )
+    origin = {
+        "kind": "teacher",
+        "dataset": dataset,
+        "backbone": built.backbone.origin,
+        "model": settings.teacher.model_dump(mode="json") | {"weights": built.backbone.origin["weights"]},
+        "training": settings.teacher_training.model_dump(mode="json"),
+        "windows": {"train": train.digest, "validation": validation.digest},
+        "best_epoch": fitted.best_epoch,
+    }
+    with written_whole(folder) as scratch:
+        save_weights(built, scratch)
+        write_bundle(scratch, built.spec, {"validation_loss": list(fitted.validation_loss)}, origin)
+    return folder
+
+
+def save_weights(built: BuiltModel, folder: Path) -> None:
+    """weights.safetensors with what training changed, and the tokenizer of a model that reads a prompt."""
+    save_file(built.model.trained_tensors(), folder / "weights.safetensors")
+    if built.tokenizer is not None:
+        built.tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def open_trained(folder: Path, settings: ModelSettings, seed: int) -> tuple[BuiltModel, Bundle]:
+    """Rebuild a saved model from its backbone's weights and its own trained tensors, strictly.
+
+    Raises IntegrityError where the folder is damaged or the backbone is not the one it was trained on.
+    """
+    bundle = read_bundle(folder)
+    built = build_model(bundle.spec.model, settings, bundle.spec.shape, seed)
+    _check_origin(bundle.origin["backbone"], built.backbone.origin, folder)
+    if built.spec != bundle.spec:
+        raise IntegrityError(f"{folder.name} was trained with other settings than these; train it again")
+    built.model.load_trained(load_file(folder / "weights.safetensors"))
+    return built, bundle
+
+
+def _check_origin(saved: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
+    if saved.get("sha256") != found.get("sha256"):
+        raise IntegrityError(
+            f"{folder.name} was trained on {saved['weights']} with another digest than {found['weights']}; "
+            "give the weights it was trained on"
+        )

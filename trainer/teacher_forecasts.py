@@ -1,0 +1,75 @@
+"""A teacher's forecasts of the training windows: computed once, stored with window ids, checked against them."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from forecasting.errors import IntegrityError
+from forecasting.forecaster import Forecaster
+from forecasting.windows import Windows
+from trainer.progress import Progress, Report
+from trainer.stages import fingerprint
+
+FORMAT_VERSION = 1
+CHUNK = 512  # windows between two lines of progress
+
+
+@dataclass(frozen=True)
+class TeacherForecasts:
+    """Forecasts aligned to windows by id.
+
+    window_ids: (n,) str; values: (n, prediction_length, 1 + quantiles) float32 mg/dL, mean first
+    fingerprint: of the teacher, the windows and this format
+    """
+
+    window_ids: np.ndarray
+    values: np.ndarray
+    fingerprint: str
+
+    def of(self, windows: Windows) -> np.ndarray:
+        """The values of these windows, in their order; IntegrityError where one has none."""
+        place = {window: row for row, window in enumerate(self.window_ids.tolist())}
+        try:
+            return self.values[[place[window] for window in windows.ids.tolist()]]
+        except KeyError as error:
+            raise IntegrityError(
+                f"the stored teacher forecasts have none for window {error}; compute them again"
+            ) from error
+
+
+def forecasts_key(teacher_digest: str, windows: Windows, dtype: str = "float32") -> str:
+    """Everything that can change a stored forecast."""
+    return fingerprint("teacher forecasts", teacher_digest, windows.digest, dtype, FORMAT_VERSION)
+
+
+def compute_teacher_forecasts(teacher: Forecaster, windows: Windows, key: str, report: Report) -> TeacherForecasts:
+    """One pass of the teacher over every window."""
+    spec = teacher.spec
+    values = np.empty((len(windows), spec.shape.prediction_length, spec.outputs), np.float32)
+    for start in range(0, len(windows), CHUNK):
+        rows = slice(start, start + CHUNK)
+        forecasts = teacher.predict(windows.context[rows], windows.minute_of_day[rows], batch_size=64)
+        values[rows, :, 0], values[rows, :, 1:] = forecasts.mean, forecasts.quantiles
+        report(Progress(min(start + CHUNK, len(windows)), len(windows)))
+    return TeacherForecasts(windows.ids, values, key)
+
+
+def write_teacher_forecasts(forecasts: TeacherForecasts, path: Path) -> None:
+    """Store as .npz without pickle; the file takes its name only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part.npz")
+    np.savez(
+        temporary, window_ids=forecasts.window_ids, values=forecasts.values, fingerprint=np.array(forecasts.fingerprint)
+    )
+    os.replace(temporary, path)
+
+
+def read_teacher_forecasts(path: Path, key: str) -> TeacherForecasts:
+    """Read stored forecasts; IntegrityError where they belong to another teacher, other windows or another format."""
+    with np.load(path, allow_pickle=False) as stored:
+        forecasts = TeacherForecasts(stored["window_ids"], stored["values"], str(stored["fingerprint"]))
+    if forecasts.fingerprint != key:
+        raise IntegrityError(f"{path.name} holds forecasts of another teacher or other windows; compute them again")
+    return forecasts
