@@ -1,0 +1,96 @@
+"""Where weights come from, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModel, BertConfig
+
+from forecasting.errors import InvalidSetting, NotFound, WeightsUnavailable
+from trainer.backbones import _build_tokenizer, load_backbone, prompt_of
+from trainer.catalogue import find_backbone
+from trainer.settings import ModelSettings
+
+TINY = find_backbone("bert-tiny")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A real bert-tiny folder in Hugging Face layout, with random weights."""
+    torch.manual_seed(0)
+    model = AutoModel.from_config(BertConfig(**TINY.config))
+    path = tmp_path / "bert-tiny"
+    model.save_pretrained(path)
+    tokenizer: Tokenizer = _build_tokenizer()
+    tokenizer.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    return path
+
+
+def at(folder, **more) -> ModelSettings:
+    return ModelSettings(backbone="bert-tiny", weights=str(folder), **more)
+
+
+def test_a_folder_is_loaded_with_its_own_weights_and_tokenizer(folder):
+    loaded = load_backbone(TINY, at(folder, prompt="statistics"), seed=1)
+    again = AutoModel.from_pretrained(folder)
+    assert torch.equal(loaded.word_embeddings, again.get_input_embeddings().weight)
+    assert (loaded.embed_dim, loaded.hidden_dim) == (128, 128)
+    assert prompt_of(at(folder, prompt="statistics"), loaded, 12).length > 10
+    assert len(loaded.origin["sha256"]) == 64
+
+
+def test_the_origin_names_no_folder_of_this_machine(folder):
+    assert str(folder.parent) not in json.dumps(load_backbone(TINY, at(folder), seed=1).origin)
+
+
+def test_layers_can_be_left_out(folder):
+    loaded = load_backbone(TINY, at(folder, num_layers=1), seed=1)
+    assert loaded.model.config.num_hidden_layers == 1
+
+
+def test_another_model_under_a_name_is_refused(folder):
+    with pytest.raises(InvalidSetting, match="hidden_size 128, MiniLM has 384"):
+        load_backbone(find_backbone("minilm"), at(folder), seed=1)
+
+
+def test_a_folder_that_lacks_a_tensor_is_refused(folder):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["encoder.layer.1.output.dense.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InvalidSetting, match=r"lacks tensor encoder\.layer\.1\.output\.dense\.weight"):
+        load_backbone(TINY, at(folder), seed=1)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(InvalidSetting, match="is no model folder"):
+        load_backbone(TINY, at(tmp_path), seed=1)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(NotFound, match="there is no folder"):
+        load_backbone(TINY, at(tmp_path / "none"), seed=1)
+
+
+def test_a_package_that_is_not_installed_is_refused():
+    with pytest.raises(NotFound, match="no_such_package is not installed"):
+        load_backbone(TINY, at("package:no_such_package/model"), seed=1)
+
+
+def test_a_hub_that_cannot_be_reached_names_both_ways_out(monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr("trainer.backbones.snapshot_download", unreachable)
+    with pytest.raises(WeightsUnavailable, match=r"prajjwal1/bert-tiny.*folder in Hugging Face layout.*'random'"):
+        load_backbone(TINY, at("hub"), seed=1)
+
+
+def test_random_weights_have_the_true_size():
+    loaded = load_backbone(TINY, at("random"), seed=1)
+    pooler = 128 * 128 + 128
+    assert sum(p.numel() for p in loaded.model.parameters()) + pooler == 4_385_920
+    assert loaded.origin["weights"] == "random, seed 1"
