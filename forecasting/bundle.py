@@ -23,6 +23,7 @@ from forecasting.prompts import PromptSpec
 from forecasting.windows import WindowShape
 
 MANIFEST = "MANIFEST.json"
+FORMAT_VERSION = 1
 SIZE_LIMITS = {  # bytes; a file of another name is refused
     "model.json": 1 << 20,
     "metrics.json": 16 << 20,
@@ -70,7 +71,7 @@ class Bundle:
 
     def read(self, name: str) -> bytes:
         """The bytes of one file, checked again as they are read."""
-        return _read_checked(self.folder, name, _manifest(self.folder)[1][name])
+        return _read_checked(self.folder, name, _manifest(self.folder, self.digest)[1][name])
 
     def has(self, name: str) -> bool:
         return (self.folder / name).is_file()
@@ -89,7 +90,7 @@ def write_bundle(folder: Path, spec: ModelSpec, metrics: dict[str, Any], origin:
         for name in sorted(SIZE_LIMITS)
         if (folder / name).is_file()
     }
-    _write_json(folder / MANIFEST, {"format_version": 1, "files": entries})
+    _write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, "files": entries})
     return read_bundle(folder)
 
 
@@ -99,17 +100,12 @@ def read_bundle(folder: Path, expected_digest: str | None = None) -> Bundle:
     Raises IntegrityError, naming the file, for a digest or size that differs, a file that is missing, unknown,
     too large or a link, and for a model.json that this version does not understand.
     """
-    digest, entries = _manifest(folder)
-    if expected_digest is not None and digest != expected_digest:
-        raise IntegrityError(
-            f"{folder.name}/{MANIFEST} has digest {digest[:12]}…, the registry says {expected_digest[:12]}…; "
-            "publish the model again or restore its files"
-        )
+    digest, entries = _manifest(folder, expected_digest)
     _check_names(folder, entries)
     parsed = {}
     for name, entry in entries.items():
         if name.endswith(".json") and name != "tokenizer.json":
-            parsed[name] = json.loads(_read_checked(folder, name, entry))
+            parsed[name] = _parse(folder, name, _read_checked(folder, name, entry))
         else:
             _check_file(folder, name, entry)
     try:
@@ -122,17 +118,36 @@ def read_bundle(folder: Path, expected_digest: str | None = None) -> Bundle:
     return Bundle(folder, digest, spec, parsed["metrics.json"], parsed["origin.json"])
 
 
-def _manifest(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+def _manifest(folder: Path, expected_digest: str | None = None) -> tuple[str, dict[str, dict[str, Any]]]:
+    """(digest, entries); the digest is compared before anything is parsed."""
     path = folder / MANIFEST
     if not path.is_file() or path.is_symlink() or path.stat().st_size > 1 << 20:
         raise IntegrityError(f"{folder.name} has no usable {MANIFEST}; it is not a glucast bundle")
     content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if expected_digest is not None and digest != expected_digest:
+        raise IntegrityError(
+            f"{folder.name}/{MANIFEST} has digest {digest[:12]}…, {expected_digest[:12]}… was published; "
+            "publish the model again or restore its files"
+        )
+    manifest = _parse(folder, MANIFEST, content)
     try:
-        entries = json.loads(content)["files"]
+        version, entries = manifest["format_version"], manifest["files"]
         checked = {str(n): {"size": int(e["size"]), "sha256": str(e["sha256"])} for n, e in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise IntegrityError(f"{folder.name}/{MANIFEST} is damaged; it is not a glucast bundle") from error
-    return hashlib.sha256(content).hexdigest(), checked
+    if version != FORMAT_VERSION:
+        raise IntegrityError(
+            f"{folder.name}/{MANIFEST} has format {version}, {FORMAT_VERSION} is understood; update glucast"
+        )
+    return digest, checked
+
+
+def _parse(folder: Path, name: str, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{folder.name}/{name} is not JSON; publish the model again") from error
 
 
 def _check_names(folder: Path, entries: dict[str, dict[str, Any]]) -> None:

@@ -59,12 +59,16 @@ def context_from(
     _check_moment(readings[-1].time, as_of, now or dt.datetime.now(dt.UTC))
     glucose, warnings = _check_values(readings, unit)
     steps = place_back_from_last(times, shape.sampling_minutes)
+    # no earlier step can matter, and an absurd first time must not ask for a grid of centuries
+    size = min(1 - int(steps[0]), shape.context_length + shape.max_fill_bins)
+    near = steps > -size
+    steps, glucose = steps[near], glucose[near]
     if merged := len(steps) - len(np.unique(steps)):
         warnings.append(
             f"{merged} readings shared a {shape.sampling_minutes}-minute step with a later one, which was used"
         )
-    grid = np.full(int(steps[-1] - steps[0]) + 1, np.nan)
-    grid[steps - steps[0]] = glucose
+    grid = np.full(size, np.nan, np.float32)
+    grid[size - 1 + steps] = glucose
     origin = readings[-1].time.astimezone(dt.UTC)
     context, filled = _last_context(grid, shape)
     if filled:
@@ -72,7 +76,7 @@ def context_from(
     minute = np.nan if utc_offset is None else _minute_of_day(origin + utc_offset)
     if utc_offset is None:
         warnings.append("no UTC offset or time zone was given: the forecast does not know the time of day")
-    return Context(context[None].astype(np.float32), np.array([minute], np.float32), origin, tuple(warnings))
+    return Context(context[None], np.array([minute], np.float32), origin, tuple(warnings))
 
 
 def utc_offset_in(zone: str, at: dt.datetime) -> dt.timedelta:

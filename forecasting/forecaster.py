@@ -39,7 +39,7 @@ class Forecasts:
         p_low, p_high = levels[upper[..., 0] - 1], levels[upper[..., 0]]
         width = np.maximum(q_high - q_low, 1e-9)
         inside = p_low + (p_high - p_low) * np.clip((threshold_mg_dl - q_low) / width, 0, 1)
-        below_all, above_all = threshold_mg_dl <= q[..., 0], threshold_mg_dl > q[..., -1]
+        below_all, above_all = threshold_mg_dl < q[..., 0], threshold_mg_dl > q[..., -1]
         low, high = PROBABILITY_RANGE
         return np.clip(np.where(below_all, 0.0, np.where(above_all, 1.0, inside)), low, high)
 
@@ -73,7 +73,7 @@ class Forecaster:
         """Forecast n windows.
 
         context: (n, context_length) mg/dL without gaps; minute_of_day: (n,) at the origin, NaN where unknown.
-        Raises InvalidReadings for another shape or for gaps.
+        Raises InvalidReadings for another shape or for gaps, IntegrityError for a network that gives no numbers.
         """
         shape = self.spec.shape
         if context.ndim != 2 or context.shape[1] != shape.context_length or len(minute_of_day) != len(context):
@@ -96,7 +96,10 @@ class Forecaster:
         if self._tokenizer is not None:
             prompts = write_prompts(context, self.spec.shape.prediction_length)
             prompt_ids = tokenise(self._tokenizer, prompts, self.spec.prompt)
-        return encoded.to_mg_dl(self._network(encoded.x, prompt_ids))
+        outputs = self._network(encoded.x, prompt_ids)
+        if not np.isfinite(outputs).all():
+            raise IntegrityError(f"{self.spec.model} gave a forecast that is no number; roll it back or train it again")
+        return encoded.to_mg_dl(outputs)
 
 
 def _onnx_network(bundle: Bundle, threads: int) -> Network:

@@ -60,10 +60,11 @@ def model_name(dataset: str, patient: str | None = None) -> str:
     if patient is None:
         return f"{dataset}-{POPULATION}"
     safe = patient.replace("/", "--")
-    if patient.lower() == POPULATION or not re.fullmatch(r"[A-Za-z0-9._\-]{1,64}", safe) or "--" in patient:
+    ambiguous = re.search("--|-/|/-", patient)
+    if patient.lower() == POPULATION or not re.fullmatch(r"[A-Za-z0-9._\-]{1,64}", safe) or ambiguous:
         raise InvalidSetting(
             f"patient id {patient!r} cannot name a model: use up to 64 letters, digits, '.', '_' or '-' "
-            f"(not '--' and not {POPULATION!r})"
+            f"(not '--', no '-' beside a slash, and not {POPULATION!r})"
         )
     return f"{dataset}-{safe}"
 
@@ -71,7 +72,7 @@ def model_name(dataset: str, patient: str | None = None) -> str:
 def parse_reference(reference: str) -> tuple[str, str | None, str | None]:
     """`name`, `name@alias` or `name/version` → (name, alias, version); a bare name means its champion."""
     matched = re.fullmatch(r"([\w.\-]+)(?:@([\w\-]+)|/(\d{1,9}))?", reference)
-    if matched is None or matched[2] == "latest":  # MLflow's own word for the newest version, tried or not
+    if matched is None or (matched[2] or "").lower() == "latest":  # MLflow's word for the newest, tried or not
         raise InvalidSetting(f"{reference!r} is no model reference; write name, name@alias or name/version")
     name, alias, version = matched.groups()
     return name, alias or (None if version else CHAMPION), version
@@ -94,11 +95,13 @@ class Registry:
     def publish(self, bundle: Bundle, tags: dict[str, str]) -> tuple[Version, bool]:
         """Publish a bundle as the challenger of its model; (version, is it new).
 
-        A version with equal content is returned as it is: nothing is written twice.
+        A version with equal content is returned as it is: nothing is written twice, but files that the artifact
+        store has lost or damaged are restored.
         """
         name = bundle.spec.model
         with self._answering():
             if (known := self._with_digest(name, bundle.digest)) is not None:
+                self._restore(known, bundle)
                 return known, False
             self._ensure_model(name)
             run = self._client.create_run(self._experiment_id(), tags={"mlflow.runName": f"{name} {bundle.digest[:8]}"})
@@ -208,6 +211,15 @@ class Registry:
                 "restore them or publish the model again"
             ) from error
 
+    def _restore(self, version: Version, bundle: Bundle) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                read_bundle(self._download(version, scratch), version.digest)
+            except IntegrityError:
+                log.warning("%s version %s was damaged in the artifact store: restored", version.name, version.version)
+                run_id = self._client.get_model_version(version.name, version.version).run_id
+                self._client.log_artifacts(run_id, str(bundle.folder), "bundle")
+
     def _with_digest(self, name: str, digest: str) -> Version | None:
         found = self._client.search_model_versions(f"name='{name}' and tag.{DIGEST_TAG}='{digest}'", max_results=1)
         return self.resolve(f"{name}/{found[0].version}") if found else None
@@ -266,15 +278,16 @@ class Registry:
             raise RegistryUnavailable(self._silent(error)) from error
 
     def _silent(self, error: Exception) -> str:
-        place = re.sub(r"//[^/@]*@", "//", self.uri)  # a URI may hold a password
+        place = re.sub(r"//[^/]*@", "//", self.uri)  # a URI may hold a password
         return f"the registry at {place} does not answer ({type(error).__name__}); start it or set MLFLOW_TRACKING_URI"
 
 
 def _version(found: ModelVersion) -> Version:
     tags: dict[str, Any] = dict(found.tags)
-    if DIGEST_TAG not in tags:
+    if not re.fullmatch(r"[0-9a-f]{64}", tags.get(DIGEST_TAG, "")):  # it also names a folder of the cache
         raise IntegrityError(
-            f"{found.name} version {found.version} has no {DIGEST_TAG} tag; it was not published by glucast"
+            f"{found.name} version {found.version} has no {DIGEST_TAG} tag that is one; "
+            "it was not published by glucast: publish the model again"
         )
     return Version(found.name, str(found.version), tags[DIGEST_TAG], tags, tuple(found.aliases), str(found.source))
 

@@ -124,11 +124,11 @@ def part_bounds(series: GlucoseSeries, shape: WindowShape, part: Part) -> tuple[
     return edges[k] + gap, edges[k + 1]
 
 
-def cut_windows(series: GlucoseSeries, shape: WindowShape, part: Part, every: int = 1) -> Windows:
+def cut_windows(series: GlucoseSeries, shape: WindowShape, part: Part) -> Windows:
     """All windows of one part of one patient's timeline.
 
     A window counts when its context is complete after filling short gaps, ends in a real reading, and at least
-    one of its targets is real; context and targets lie inside the part. `every` keeps each n-th origin.
+    one of its targets is real; context and targets lie inside the part.
     Raises InvalidSetting where series and shape have different grids.
     """
     if series.sampling_minutes != shape.sampling_minutes:
@@ -141,14 +141,13 @@ def cut_windows(series: GlucoseSeries, shape: WindowShape, part: Part, every: in
     raw = series.glucose_mg_dl[first:end]
     if len(raw) < past + ahead:
         return _no_windows(shape)
-    filled = censor(fill_short_gaps(raw, shape.max_fill_bins))
+    filled = fill_short_gaps(censor(raw), shape.max_fill_bins)
     context = sliding_window_view(filled, past)[: len(raw) - past - ahead + 1]
     target = sliding_window_view(raw, ahead)[past:]
     usable = (
         ~np.isnan(context).any(axis=1) & ~np.isnan(target).all(axis=1) & ~np.isnan(raw[past - 1 : len(raw) - ahead])
     )
     rows = np.flatnonzero(usable)
-    rows = rows[(first + rows) % every == 0]
     origin_steps = first + rows + past - 1
     return Windows(
         np.full(len(rows), series.patient_id),
@@ -159,10 +158,17 @@ def cut_windows(series: GlucoseSeries, shape: WindowShape, part: Part, every: in
     )
 
 
-def cut_all(series: Iterable[GlucoseSeries], shape: WindowShape, part: Part, every: int = 1) -> Windows:
+def cut_all(series: Iterable[GlucoseSeries], shape: WindowShape, part: Part) -> Windows:
     """The windows of one part, patient after patient; none are mixed."""
-    found = [cut_windows(one, shape, part, every) for one in series]
+    found = [cut_windows(one, shape, part) for one in series]
     return concatenate(found) if found else _no_windows(shape)
+
+
+def thin(windows: Windows, at_most: int | None) -> Windows:
+    """Every n-th window, n the smallest that leaves `at_most` or fewer; all of them for None."""
+    if at_most is None or len(windows) <= at_most:
+        return windows
+    return windows[:: -(-len(windows) // at_most)]
 
 
 def _no_windows(shape: WindowShape) -> Windows:

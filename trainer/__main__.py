@@ -11,7 +11,7 @@ from rich.console import Console
 from forecasting.bundle import read_bundle
 from forecasting.errors import GlucastError
 from forecasting.gate import GateName
-from trainer.catalogue import find_backbone
+from trainer.catalogue import find_backbone, require_pair, require_roles
 from trainer.options import DataDir, Dataset, Patients, RegistryUri, takes_run_settings
 from trainer.settings import PipelineSettings
 from trainer.tables import models_json, models_table, patients_table, plan_table, scores_table
@@ -46,13 +46,12 @@ def models(as_json: AsJson = False) -> None:
 @takes_run_settings
 def teacher(settings: PipelineSettings) -> None:
     """Train a teacher on everybody's training part, on Ray, and print its folder."""
+    require_roles(find_backbone(settings.teacher.backbone), "teacher")
     from forecasting.readers.datasets import load_cohort
-    from trainer.catalogue import require_roles
     from trainer.parallel import cluster
     from trainer.pipeline import obtain_teacher
     from trainer.progress import shown_progress
 
-    require_roles(find_backbone(settings.teacher.backbone), "teacher")
     data = settings.data
     cohort = load_cohort(data.dataset, data.data_dir, sampling_minutes=settings.shape.sampling_minutes)
     with shown_progress(console) as watch, cluster() as cpus:
@@ -64,6 +63,7 @@ def teacher(settings: PipelineSettings) -> None:
 @takes_run_settings
 def distil(settings: PipelineSettings) -> None:
     """Distil students from a teacher (trained first if there is no equal one) and print their folders."""
+    require_pair(settings.teacher.backbone, settings.student.backbone)
     from trainer.pipeline import distil_students
     from trainer.progress import shown_progress
 
@@ -83,6 +83,7 @@ def pipeline(
 ) -> None:
     """The whole path: teacher, cached forecasts, students, scores, publication, the gate."""
     settings = settings.model_copy(update={"gate": gate}) if gate else settings
+    require_pair(settings.teacher.backbone, settings.student.backbone)
     if dry_run:
         _print_plan(settings)
         return
@@ -103,7 +104,7 @@ def evaluate(
     data_dir: DataDir = None,
     patients: Patients = "all",
     part: Annotated[str, typer.Option(help="test (read it once), calibration, validation or train.")] = "test",
-    every: Annotated[int, typer.Option(min=1, help="Score every n-th window.")] = 1,
+    max_windows: Annotated[int | None, typer.Option(min=1, help="Score at most so many, evenly spaced.")] = None,
     registry: RegistryUri = None,
     as_json: AsJson = False,
 ) -> None:
@@ -120,7 +121,7 @@ def evaluate(
     shape = bundle.spec.shape
     cohort = load_cohort(dataset or "virtual", data_dir, patients or "all", shape.sampling_minutes)
     with shown_progress(Console(stderr=True)) as watch:
-        evaluation = score({bundle.spec.model: Forecaster.open(bundle)}, cohort, shape, part, every, watch)  # type: ignore[arg-type]
+        evaluation = score({bundle.spec.model: Forecaster.open(bundle)}, cohort, shape, part, max_windows, watch)  # type: ignore[arg-type]
     result = {"model": named, **evaluation.as_json()}
     if as_json:
         typer.echo(json.dumps(result, indent=1))
@@ -187,10 +188,7 @@ def _say(sentence: str) -> None:
 
 def _print_plan(settings: PipelineSettings) -> None:
     from forecasting.readers.datasets import load_cohort
-    from trainer.catalogue import require_roles
 
-    require_roles(find_backbone(settings.teacher.backbone), "teacher", "distillation")
-    require_roles(find_backbone(settings.student.backbone), "student", "distillation")
     data = settings.data
     about = f"{data.dataset}, patients {data.patients}"
     if data.dataset in ("t1d_uom", "azt1d", "ohiot1dm") and data.data_dir is None:
@@ -203,10 +201,11 @@ def _print_plan(settings: PipelineSettings) -> None:
 
 def _print_outcome(outcome: Any) -> None:
     evaluation = outcome.evaluation.as_json()
-    thinned = f", every {outcome.evaluation.every}. origin" if outcome.evaluation.every > 1 else ""
-    where = f"{outcome.version.name}: test part of {outcome.evaluation.dataset}, {outcome.evaluation.windows} windows"
-    console.print(patients_table(evaluation, f"{where}{thinned}"))
-    console.print(scores_table(evaluation, f"{where}{thinned}"))
+    scored, possible = outcome.evaluation.windows, outcome.evaluation.of_windows
+    share = f"{scored} windows" if scored == possible else f"{scored} of {possible} windows, evenly spaced"
+    title = f"{outcome.version.name}: test part of {outcome.evaluation.dataset}, {share}"
+    console.print(patients_table(evaluation, title))
+    console.print(scores_table(evaluation, title))
     _print_promotion(outcome.promotion)
 
 

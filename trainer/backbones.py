@@ -24,6 +24,7 @@ HUB_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors"]
 UNUSED = ("pooler.", "lm_head", "cls.", "position_ids", "predictions.", "qa_outputs")  # heads we never run
 
 transformers_logging.disable_progress_bar()  # a small bar of its own for every load
+transformers_logging.set_verbosity_error()  # what was loaded is checked here, strictly
 
 
 @dataclass(frozen=True)

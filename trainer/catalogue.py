@@ -196,3 +196,9 @@ def require_roles(backbone: Backbone, *roles: Role) -> None:
                 f"{backbone.label} is not supported for {role} ({ROLE_MEANS[role]}); it may be used for {allowed}; "
                 f"for {role} take one of {able}"
             )
+
+
+def require_pair(teacher: str, student: str) -> None:
+    """Raises NotFound or RoleRefused where these two names cannot take part in a distillation."""
+    require_roles(find_backbone(teacher), "teacher", "distillation")
+    require_roles(find_backbone(student), "student", "distillation")

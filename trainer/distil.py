@@ -8,7 +8,7 @@ from forecasting.bundle import write_bundle
 from forecasting.errors import InsufficientData
 from forecasting.readers.datasets import Cohort, load_cohort
 from forecasting.registry import model_name
-from forecasting.windows import Windows, cut_all
+from forecasting.windows import Windows, cut_all, thin
 from trainer.export import export_onnx
 from trainer.fit import Fitted, build_examples, fit
 from trainer.progress import Report
@@ -16,6 +16,22 @@ from trainer.settings import PipelineSettings, TrainingSettings
 from trainer.stages import fingerprint, written_whole
 from trainer.teacher import BuiltModel, build_model, save_weights
 from trainer.teacher_forecasts import read_teacher_forecasts
+
+
+def student_windows(settings: PipelineSettings, cohort: Cohort, patient: str | None) -> tuple[Windows, Windows]:
+    """Train and validation windows of one patient, or of everybody for None.
+
+    Raises InsufficientData where one of the two is empty.
+    """
+    series = [s for s in cohort.everyone if patient in (None, s.patient_id)]
+    train = thin(cut_all(series, settings.shape, "train"), settings.student_training.max_windows)
+    validation = cut_all(series, settings.shape, "validation")
+    if not len(train) or not len(validation):
+        raise InsufficientData(
+            f"{patient or 'everybody'} of {cohort.dataset} has {len(train)} windows to train on and {len(validation)} "
+            "to validate with; both are needed: give a longer history"
+        )
+    return train, validation
 
 
 @dataclass(frozen=True)
@@ -45,18 +61,6 @@ class StudentRun:
             return training.model_copy(update={"epochs": self.settings.distil_epochs})
         return training
 
-    def windows(self, cohort: Cohort) -> tuple[Windows, Windows]:
-        """Train and validation windows; InsufficientData where one of them is empty."""
-        series = [s for s in cohort.everyone if self.patient in (None, s.patient_id)]
-        train = cut_all(series, self.settings.shape, "train", self.settings.student_training.every)
-        validation = cut_all(series, self.settings.shape, "validation")
-        if not len(train) or not len(validation):
-            raise InsufficientData(
-                f"patient {self.patient} of {cohort.dataset} has {len(train)} windows to train on and "
-                f"{len(validation)} to validate with; both are needed: give a longer history"
-            )
-        return train, validation
-
     def key(self, train: Windows, validation: Windows) -> str:
         """What the result depends on; a student alone depends on no teacher."""
         settings = self.settings
@@ -69,7 +73,7 @@ def train_student(run: StudentRun, folder: Path, report: Report) -> Path:
     """Train one student, export it and write its bundle."""
     data, shape = run.settings.data, run.settings.shape
     cohort = load_cohort(data.dataset, data.data_dir, run.patient or "all", shape.sampling_minutes)
-    train, validation = run.windows(cohort)
+    train, validation = student_windows(run.settings, cohort, run.patient)
     built = build_model(model_name(cohort.dataset, run.patient), run.settings.student, shape, run.training.seed)
     teacher_mg_dl = None
     if run.teacher_weight:

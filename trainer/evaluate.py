@@ -13,7 +13,7 @@ from forecasting.forecaster import Forecaster, Forecasts
 from forecasting.gate import Decision, GateName, Rmse, decide, lower
 from forecasting.metrics import HORIZONS, Scores, mean_over_patients, score_patients, skill
 from forecasting.readers.datasets import Cohort
-from forecasting.windows import Part, Windows, WindowShape, cut_all
+from forecasting.windows import Part, Windows, WindowShape, cut_all, thin
 from trainer.progress import Progress, Report, Watch
 
 PERSISTENCE, RIDGE_POOLED, RIDGE_PERSONAL = "persistence", "ridge, pooled", "ridge, personal"
@@ -31,7 +31,7 @@ class Evaluation:
     dataset: str
     part: Part
     windows: int
-    every: int
+    of_windows: int
     arms: dict[str, dict[str, Any]]
     left_out: tuple[str, ...]
 
@@ -46,7 +46,7 @@ class Evaluation:
                 "dataset": self.dataset,
                 "part": self.part,
                 "windows": self.windows,
-                "every_nth_window": self.every,
+                "of_windows": self.of_windows,
                 "aggregation": "per patient, then mean over patients; each horizon where its own target is real",
                 "unit": "mg/dL",
             },
@@ -60,7 +60,7 @@ def evaluate(
     cohort: Cohort,
     shape: WindowShape,
     part: Part = "test",
-    every: int = 1,
+    max_windows: int | None = None,
     watch: Watch = lambda arm, progress: None,
 ) -> Evaluation:
     """Score models beside the baselines on one part of the chosen patients' timelines.
@@ -69,7 +69,8 @@ def evaluate(
     Patients without windows in a part that is needed are left out, and named.
     """
     chosen, left_out = _scorable(cohort, shape, part)
-    windows = cut_all(chosen, shape, part, every)
+    everything = cut_all(chosen, shape, part)
+    windows = thin(everything, max_windows)
     if not len(windows):
         raise InsufficientData(f"{cohort.dataset} has no windows in its {part} part; {'; '.join(left_out[:2])}")
     forecasts = _baseline_forecasts(cohort, chosen, windows, shape)
@@ -78,7 +79,7 @@ def evaluate(
     arms = {arm: _score(windows, f, shape) for arm, f in forecasts.items()}
     for scores in arms.values():
         _add_skill(scores["mean"], arms[PERSISTENCE]["mean"])
-    return Evaluation(cohort.dataset, part, len(windows), every, arms, (*cohort.left_out, *left_out))
+    return Evaluation(cohort.dataset, part, len(windows), len(everything), arms, (*cohort.left_out, *left_out))
 
 
 def compare_at_gate(

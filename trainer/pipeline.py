@@ -9,8 +9,8 @@ from forecasting.bundle import Bundle, read_bundle, write_bundle
 from forecasting.forecaster import Forecaster
 from forecasting.readers.datasets import ALL, Cohort, load_cohort
 from forecasting.registry import Registry, Version
-from trainer.catalogue import find_backbone, require_roles
-from trainer.distil import StoredTeacher, StudentRun, train_student
+from trainer.catalogue import find_backbone, require_pair
+from trainer.distil import StoredTeacher, StudentRun, student_windows, train_student
 from trainer.evaluate import Evaluation, evaluate
 from trainer.parallel import Job, cluster, run_jobs
 from trainer.progress import Report, Watch
@@ -68,7 +68,7 @@ def distil_students(settings: PipelineSettings, say: Say, watch: Watch) -> list[
 
 def train_all(settings: PipelineSettings, say: Say, watch: Watch) -> Trained:
     """Teacher, its forecasts, and both students of every target, each kept from an equal run where there is one."""
-    check_roles(settings)
+    require_pair(settings.teacher.backbone, settings.student.backbone)
     data = settings.data
     cohort = load_cohort(data.dataset, data.data_dir, data.patients, settings.shape.sampling_minutes)
     for sentence in (*cohort.left_out, *(f"{s.patient_id}: {f}" for s in cohort.chosen for f in s.findings)):
@@ -77,15 +77,9 @@ def train_all(settings: PipelineSettings, say: Say, watch: Watch) -> Trained:
     targets: list[str | None] = [None] if everybody else [s.patient_id for s in cohort.chosen]
     with cluster() as cpus:
         teacher_folder = obtain_teacher(settings, cohort, cpus, say, watch)
-        teacher = obtain_forecasts(settings, teacher_folder, cpus, say, watch)
-        students = obtain_students(settings, cohort, targets, teacher, say, watch)
+        teachers = obtain_forecasts(settings, cohort, targets, teacher_folder, cpus, say, watch)
+        students = obtain_students(settings, cohort, targets, teachers, say, watch)
     return Trained(cohort, teacher_folder, students)
-
-
-def check_roles(settings: PipelineSettings) -> None:
-    """RoleRefused where the matrix does not allow this pair."""
-    require_roles(find_backbone(settings.teacher.backbone), "teacher", "distillation")
-    require_roles(find_backbone(settings.student.backbone), "student", "distillation")
 
 
 def obtain_teacher(settings: PipelineSettings, cohort: Cohort, cpus: int, say: Say, watch: Watch) -> Path:
@@ -102,58 +96,80 @@ def obtain_teacher(settings: PipelineSettings, cohort: Cohort, cpus: int, say: S
 
 
 def obtain_forecasts(
-    settings: PipelineSettings, teacher_folder: Path, cpus: int, say: Say, watch: Watch
-) -> StoredTeacher:
-    """The teacher's forecasts of everybody's training windows: computed once, then read by every student."""
-    digest = read_bundle(teacher_folder).digest
-    train, _ = teacher_windows(settings.data, settings.shape, settings.student_training)
-    key = forecasts_key(digest, train)
-    path = (settings.runs / "teacher_forecasts" / f"{key}.npz").resolve()
-    if path.is_file():
-        say(f"teacher forecasts {key}: kept from an equal run")
-    else:
+    settings: PipelineSettings,
+    cohort: Cohort,
+    targets: list[str | None],
+    teacher_folder: Path,
+    cpus: int,
+    say: Say,
+    watch: Watch,
+) -> list[StoredTeacher]:
+    """The teacher's forecasts of each target's training windows: computed once, then read by every student."""
+    name, digest = find_backbone(settings.teacher.backbone).name, read_bundle(teacher_folder).digest
+    stored, jobs = [], []
+    for target in targets:
+        train, _ = student_windows(settings, cohort, target)
+        key = forecasts_key(digest, train)
+        path = (settings.runs / "teacher_forecasts" / f"{key}.npz").resolve()
+        stored.append(StoredTeacher(name, digest, path, key))
+        if path.is_file():
+            say(f"teacher forecasts {key}: kept from an equal run")
+            continue
         say(f"teacher forecasts {key}: {len(train)} windows")
-        arguments = {"settings": settings, "folder": teacher_folder.resolve(), "path": path, "key": key}
-        run_jobs([Job("teacher forecasts", cache_forecasts, arguments, cpus=cpus)], watch)
-    return StoredTeacher(find_backbone(settings.teacher.backbone).name, digest, path, key)
+        arguments = {"settings": settings, "folder": teacher_folder.resolve(), "target": target, "stored": stored[-1]}
+        jobs.append(Job(_named("teacher forecasts", target), cache_forecasts, arguments, cpus=cpus))
+    run_jobs(jobs, watch)
+    return stored
 
 
-def cache_forecasts(settings: PipelineSettings, folder: Path, path: Path, key: str, report: Report) -> None:
-    """One pass of a trained teacher over the windows that students learn from."""
+def cache_forecasts(
+    settings: PipelineSettings, folder: Path, target: str | None, stored: StoredTeacher, report: Report
+) -> None:
+    """One pass of a trained teacher over the windows that a student learns from."""
     built, _ = open_trained(folder, settings.teacher, settings.teacher_training.seed)
-    train, _ = teacher_windows(settings.data, settings.shape, settings.student_training)
-    write_teacher_forecasts(compute_teacher_forecasts(built.forecaster(), train, key, report), path)
+    data = settings.data
+    cohort = load_cohort(data.dataset, data.data_dir, sampling_minutes=settings.shape.sampling_minutes)
+    train, _ = student_windows(settings, cohort, target)
+    forecasts = compute_teacher_forecasts(built.forecaster(), train, stored.key, report)
+    write_teacher_forecasts(forecasts, stored.forecasts)
 
 
 def obtain_students(
     settings: PipelineSettings,
     cohort: Cohort,
     targets: list[str | None],
-    teacher: StoredTeacher,
+    teachers: list[StoredTeacher],
     say: Say,
     watch: Watch,
 ) -> list[Students]:
     """A distilled student and one alone for every target, all of them trained side by side."""
-    runs = [StudentRun(settings, t, w, teacher) for t in targets for w in (settings.teacher_weight, 0.0)]
+    runs = [
+        StudentRun(settings, target, weight, teacher)
+        for target, teacher in zip(targets, teachers, strict=True)
+        for weight in (settings.teacher_weight, 0.0)
+    ]
     folders = [_student_folder(run, cohort) for run in runs]
-    missing = [(run, folder) for run, folder in dict(zip(folders, runs, strict=True)).items() if not run.is_dir()]
+    missing = {folder: run for folder, run in zip(folders, runs, strict=True) if not folder.is_dir()}
     say(f"students: {len(missing)} to train, {len(runs) - len(missing)} kept from equal runs")
     jobs = [
-        Job(_label(run), train_student, {"run": run, "folder": folder.resolve()}, cpus=1) for folder, run in missing
+        Job(_label(run), train_student, {"run": run, "folder": folder.resolve()}) for folder, run in missing.items()
     ]
     run_jobs(jobs, watch)
     return [Students(t, *pair) for t, *pair in zip(targets, folders[::2], folders[1::2], strict=True)]
 
 
 def _student_folder(run: StudentRun, cohort: Cohort) -> Path:
-    key = run.key(*run.windows(cohort))
+    key = run.key(*student_windows(run.settings, cohort, run.patient))
     backbone = find_backbone(run.settings.student.backbone).name
     return run.settings.runs / "students" / f"{cohort.dataset}-{run.patient or 'population'}-{backbone}-{key}"
 
 
 def _label(run: StudentRun) -> str:
-    kind = STUDENT if run.teacher_weight else STUDENT_ALONE
-    return f"{kind} ({run.patient})" if run.patient else kind
+    return _named(STUDENT if run.teacher_weight else STUDENT_ALONE, run.patient)
+
+
+def _named(what: str, patient: str | None) -> str:
+    return f"{what} ({patient})" if patient else what
 
 
 def settle(
@@ -168,7 +184,7 @@ def settle(
         STUDENT_ALONE: Forecaster.open(student.alone),
         STUDENT: Forecaster.open(student.distilled),
     }
-    evaluation = evaluate(arms, cohort, settings.shape, "test", settings.evaluate_every, watch)
+    evaluation = evaluate(arms, cohort, settings.shape, "test", settings.max_test_windows, watch)
     bundle = _with_test_scores(student.distilled, evaluation)
     version, is_new = publish_bundle(registry, bundle)
     say(f"{version.name} version {version.version}: {'published' if is_new else 'published before, nothing new'}")

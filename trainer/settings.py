@@ -67,7 +67,9 @@ class TrainingSettings(Settings):
     warmup_share: float = Field(default=0.1, ge=0, lt=1, description="share of all steps in which the rate rises")
     clip_norm: float = Field(default=1.0, gt=0)
     patience: int = Field(default=3, ge=1, description="epochs without a better validation loss before stopping")
-    every: int = Field(default=1, ge=1, description="train on every n-th window")
+    max_windows: int | None = Field(
+        default=None, ge=1, description="train on at most this many windows, evenly spaced; all by default"
+    )
     seed: int = Field(default=1, ge=0)
 
 
@@ -84,7 +86,9 @@ class PipelineSettings(Settings):
         default=None, ge=1, description="epochs of the distilled student, if not the same"
     )
     teacher_weight: float = Field(default=0.5, ge=0, le=1, description="w in (1 - w) truth + w teacher")
-    evaluate_every: int = Field(default=1, ge=1, description="score every n-th window of the test part")
+    max_test_windows: int | None = Field(
+        default=None, ge=1, description="score at most this many windows of the test part, evenly spaced"
+    )
     gate: GateName = "ridge"
     runs: Path = Field(default=Path("runs"), description="folder for what the run writes")
 

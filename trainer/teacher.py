@@ -14,7 +14,7 @@ from forecasting.errors import IntegrityError
 from forecasting.forecaster import Forecaster, Network
 from forecasting.readers.datasets import load_cohort
 from forecasting.registry import model_name
-from forecasting.windows import Windows, WindowShape, cut_all
+from forecasting.windows import Windows, WindowShape, cut_all, thin
 from trainer.backbones import LoadedBackbone, load_backbone, prompt_of
 from trainer.catalogue import BACKBONES, Backbone, find_backbone
 from trainer.fit import build_examples, fit
@@ -86,7 +86,9 @@ def teacher_key(settings: PipelineSettings, train: Windows, validation: Windows)
 def teacher_windows(data: DataSettings, shape: WindowShape, training: TrainingSettings) -> tuple[Windows, Windows]:
     """Train and validation windows of every patient of the data set."""
     everyone = load_cohort(data.dataset, data.data_dir, sampling_minutes=shape.sampling_minutes).everyone
-    return cut_all(everyone, shape, "train", training.every), cut_all(everyone, shape, "validation", training.every)
+    train, validation = cut_all(everyone, shape, "train"), cut_all(everyone, shape, "validation")
+    at_most = training.max_windows
+    return thin(train, at_most), thin(validation, None if at_most is None else -(-at_most // 4))
 
 
 def train_teacher(settings: PipelineSettings, folder: Path, dataset: str, report: Report) -> Path:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 
-from forecasting.cgm import GlucoseSeries, check_range, to_grid, to_mg_dl
+from forecasting.cgm import GlucoseSeries, check_range, place_on_grid, to_grid, to_mg_dl
 from forecasting.errors import InvalidReadings, NotFound
 
 REQUIRED = ("patient_id", "timestamp", "glucose_mg_dl")
@@ -33,6 +33,9 @@ def read_tidy(path: Path, zone: str | None = None) -> list[GlucoseSeries]:
     table = table.dropna(subset=["glucose_mg_dl"])
     if table.empty:
         raise InvalidReadings(f"{path.name} holds no readings; it needs rows with a glucose_mg_dl")
+    for name in ("patient_id", "timestamp"):
+        if lacking := int(table[name].isna().sum()):
+            raise InvalidReadings(f"{path.name}: {lacking} readings have no {name}; fill it in or take the rows out")
     try:
         glucose = pd.to_numeric(table["glucose_mg_dl"]).astype(float)
     except (ValueError, TypeError) as error:
@@ -62,7 +65,8 @@ def _read_clock(stamps: pd.Series, name: str) -> tuple[pd.Series, Literal["local
         if pd.api.types.is_datetime64_any_dtype(stamps):
             return stamps, "local", None
         text = stamps.astype(str).str.strip()
-        offsets = text.str.extract(r"(Z|[+-]\d{2}:?\d{2})$", expand=False).dropna().str.replace("Z", "+00:00")
+        offsets = text.str.extract(r"[T ].*?(Z|[+-]\d{2}(?::?\d{2})?)$", expand=False).dropna()
+        offsets = offsets.str.replace("Z", "+00:00").str.replace(r"^([+-]\d{2})$", r"\1:00", regex=True)
         if offsets.empty:
             return pd.to_datetime(text, format="ISO8601"), "local", None
         if len(offsets) < len(text):
@@ -119,6 +123,9 @@ def series_from_readings(
             times, glucose_mg_dl = times[~repeated], glucose_mg_dl[~repeated]
     sampling_minutes = usual_spacing(times)
     grid = to_grid(times, glucose_mg_dl, sampling_minutes)
+    if test_start is not None:  # as the grid tells it: the step of the first test reading
+        first = place_on_grid(times, sampling_minutes)[np.searchsorted(times, test_start)]
+        test_start = times[0] + first * np.timedelta64(60 * sampling_minutes, "s")
     merged = len(times) - int((~np.isnan(grid)).sum())
     if merged:
         findings.append(f"{merged} readings shared a {sampling_minutes}-minute step with a later entry")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from forecasting.errors import InsufficientData
-from forecasting.windows import WindowShape, cut_all
+from forecasting.windows import WindowShape, cut_all, thin
 from trainer.fit import Examples, build_examples, fit, forecast_loss, rate_schedule
 from trainer.settings import ModelSettings, TrainingSettings
 from trainer.teacher import build_model
@@ -13,7 +13,7 @@ from trainer.teacher import build_model
 LEVELS = (0.1, 0.5, 0.9)
 SHAPE = WindowShape()
 SETTINGS = ModelSettings(backbone="bert-tiny", weights="random", num_prototypes=8, d_ff=8, quantiles=LEVELS)
-TRAINING = TrainingSettings(epochs=2, batch_size=32, every=1)
+TRAINING = TrainingSettings(epochs=2, batch_size=32)
 
 
 def ignore(_) -> None:
@@ -22,7 +22,7 @@ def ignore(_) -> None:
 
 def trained(cohort, teacher_weight, with_teacher=True, seed=1):
     torch.set_num_threads(1)
-    train, validation = (cut_all(cohort.everyone, SHAPE, part, 24) for part in ("train", "validation"))
+    train, validation = (thin(cut_all(cohort.everyone, SHAPE, part), 150) for part in ("train", "validation"))
     built = build_model("small-population", SETTINGS, SHAPE, seed)
     teacher = np.full((len(train), SHAPE.prediction_length, 4), 150.0) if with_teacher else None
     fit(
@@ -97,7 +97,7 @@ def test_the_learning_rate_rises_then_falls():
 
 def test_an_empty_part_is_refused(cohort):
     built = build_model("small-population", SETTINGS, SHAPE, 1)
-    windows = cut_all(cohort.everyone, SHAPE, "train", 24)
+    windows = thin(cut_all(cohort.everyone, SHAPE, "train"), 150)
     nothing = build_examples(windows[:0], built.spec, None)
     with pytest.raises(InsufficientData, match="no windows"):
         fit(built.model, nothing, nothing, LEVELS, TRAINING, ignore)

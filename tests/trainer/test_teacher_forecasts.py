@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from forecasting.errors import IntegrityError
-from forecasting.windows import WindowShape, cut_all
+from forecasting.windows import WindowShape, cut_all, thin
 from trainer.settings import ModelSettings
 from trainer.teacher import build_model
 from trainer.teacher_forecasts import (
@@ -20,7 +20,7 @@ SETTINGS = ModelSettings(backbone="bert-tiny", weights="random", num_prototypes=
 
 @pytest.fixture
 def windows(cohort):
-    return cut_all(cohort.everyone, SHAPE, "train", 24)
+    return thin(cut_all(cohort.everyone, SHAPE, "train"), 150)
 
 
 @pytest.fixture

@@ -1,0 +1,120 @@
+"""The whole path on real parts: Ray, two tiny models, ONNX, MLflow on SQLite."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from forecasting.errors import RoleRefused
+from forecasting.registry import Registry
+from trainer.pipeline import STUDENT, run_pipeline
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def ignore(*_) -> None:
+    pass
+
+
+@pytest.fixture
+def registry(tmp_path) -> Registry:
+    return Registry(f"sqlite:///{tmp_path}/registry/mlflow.db", tmp_path / "cache", create=True)
+
+
+def run(arguments: list[str], tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/registry/mlflow.db",
+        "HOME": str(tmp_path),
+    }
+    return subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+
+
+def test_a_second_run_publishes_nothing_new_and_ends_well(settings, registry):
+    (first,) = run_pipeline(settings, registry, ignore, ignore)
+    heard = []
+    (second,) = run_pipeline(settings, registry, heard.append, ignore)
+    assert first.is_new
+    assert not second.is_new
+    assert second.version.version == first.version.version == "1"
+    assert len([line for line in heard if "kept from" in line]) == 3
+    assert set(first.evaluation.arms) >= {"persistence", "ridge, pooled", "ridge, personal", "teacher", STUDENT}
+    assert first.evaluation.arms == second.evaluation.arms
+
+
+def test_the_users_command_distils_a_personal_student_of_patient_570(tmp_path):
+    maker = ROOT / "data" / "scripts" / "make_ohio_like_xml.py"
+    data = tmp_path / "OhioT1DM"
+    simulated = ROOT / "data" / "sim" / "simglucose_t1d_30x56.parquet"
+    patients = "adult_002:2018:570,adult_009:2020:584"
+    made = ["--sim", str(simulated), "--out", str(data), "--patients", patients, "--train-days", "8"]
+    subprocess.run([sys.executable, str(maker), *made], check=True)
+    settings = tmp_path / "run.toml"
+    settings.write_text(
+        f'runs = "{tmp_path}/runs"\ngate = "persistence"\nmax_test_windows = 100\n'
+        "[teacher]\nnum_layers = 1\nnum_prototypes = 8\n[teacher_training]\nmax_windows = 64\n"
+        "[student]\nnum_layers = 1\n[student_training]\nmax_windows = 200\n"
+    )
+    command = ["bash", "distill_pipeline.sh", "--run", str(settings), "--data-dir", str(tmp_path)]
+    command += "--teacher bert-mini --student prajjwal1/bert-tiny --patients 570 --dataset ohiot1dm".split()
+    command += "--teacher-weights random --student-weights random --alpha 0.7 --beta 0.3 --seed 3".split()
+    command += "--teacher-epochs 1 --student-epochs 2 --distill-epochs 2 --lr 0.001 --batch-size 32".split()
+    done = run(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "ohiot1dm-570 version 1" in done.stdout
+    evaluated = run(
+        [sys.executable, "-m", "trainer", "evaluate", "--model", "ohiot1dm-570@challenger", "--dataset", "ohiot1dm"]
+        + ["--data-dir", str(tmp_path), "--patients", "570", "--json"],
+        tmp_path,
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    report = json.loads(evaluated.stdout)
+    assert report["model"]["version"] == "1"
+    assert set(report["arms"]) == {"persistence", "ridge, pooled", "ridge, personal", "ohiot1dm-570"}
+    assert set(report["arms"]["ohiot1dm-570"]["mean"]) == {"30", "60"}
+    bundle = Registry(f"sqlite:///{tmp_path}/registry/mlflow.db", tmp_path / "other").fetch
+    origin = bundle(Registry(f"sqlite:///{tmp_path}/registry/mlflow.db").resolve("ohiot1dm-570/1")).origin
+    assert origin["teacher_weight"] == pytest.approx(0.3)
+    assert origin["patient"] == "570"
+
+
+def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
+    before = sorted(ROOT.glob("*"))
+    command = "distill_pipeline.sh --teacher bert --student tinybert --patients 570 --dataset ohiot1dm --dry-run"
+    done = run(["bash", *command.split()], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "0.5 · truth + 0.5 · teacher" in done.stdout
+    assert not (tmp_path / "registry").exists()
+    assert sorted(ROOT.glob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["pipeline", "--student", "llama"], "LLAMA is not supported for student"),
+        (["pipeline", "--teacher", "bird"], "there is no backbone 'bird'"),
+        (["pipeline", "--dataset", "nowhere"], "there is no data set or file 'nowhere'"),
+        (["pipeline", "--patients", "nobody"], "there is no patient nobody in virtual"),
+        (["pipeline", "--alpha", "-1", "--beta", "0"], "must not be negative"),
+        (["evaluate", "--model", "virtual-population"], "there is no registry at"),
+        (["rollback", "--model", "virtual-population"], "there is no registry at"),
+        (["publish", "nowhere"], "MANIFEST.json"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_1(arguments, sentence, tmp_path):
+    done = run([sys.executable, "-m", "trainer", *arguments], tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_roles_are_checked_before_anything_is_trained(settings, registry):
+    teacher = settings.teacher.model_copy(update={"backbone": "bert-large"})
+    with pytest.raises(RoleRefused, match="BERT-Large is not supported for distillation"):
+        run_pipeline(settings.model_copy(update={"teacher": teacher}), registry, ignore, ignore)
