@@ -1,5 +1,6 @@
 """CGM readings: units, plausible range, the grid, the gap rule, and one patient's series."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,8 @@ ACCEPTED_MG_DL = (10.0, 600.0)  # anything else is no reading
 SENSOR_MG_DL = (40.0, 400.0)  # what a sensor can tell; beyond it a value is censored
 LOW_MG_DL, HIGH_MG_DL = 70.0, 180.0
 MMOL_L_MEDIAN_BELOW = 35.0  # a median this small cannot be mg/dL
+RESTART_AFTER = 2.5  # steps without a reading after which the grid is anchored anew
+FOLLOW = 0.2  # share of a reading's distance by which the grid's phase moves: drift is followed, jitter averaged
 
 Unit = Literal["mg/dL", "mmol/L"]
 
@@ -96,17 +99,29 @@ def place_on_grid(times: np.ndarray, sampling_minutes: int) -> np.ndarray:
     """Give each reading its step on a grid that starts with the first one.
 
     times: (n,) datetime64, ascending; returns (n,) int64 steps, ascending.
-    A reading belongs to the nearest step. After a pause of more than one missing reading the grid is anchored
-    anew, so that a sensor's irregular restart does not shift what follows by up to half a step.
+    A reading belongs to the nearest step. The grid follows the sensor's clock, so that a slow drift neither loses
+    nor doubles a reading, and is anchored anew after a pause of more than one missing reading.
     """
-    step = 60.0 * sampling_minutes
-    seconds = times.astype("datetime64[s]").astype(np.int64).astype(np.float64)
-    restarts = np.flatnonzero(np.diff(seconds, prepend=-np.inf) > 2.5 * step)
-    run = np.searchsorted(restarts, np.arange(len(seconds)), side="right") - 1
-    anchor = seconds[restarts]
-    anchor_step = np.floor((anchor - seconds[0]) / step + 0.5)
-    within = np.floor((seconds - anchor[run]) / step + 0.5)
-    return (anchor_step[run] + within).astype(np.int64)
+    seconds = times.astype("datetime64[s]").astype(np.int64)
+    offsets = (seconds - seconds[0]) / (60.0 * sampling_minutes)
+    if not (offsets % 1).any():
+        return offsets.astype(np.int64)
+    return _follow_clock(offsets)
+
+
+def _follow_clock(offsets: np.ndarray) -> np.ndarray:
+    """(n,) times in steps since the first → (n,) int64 steps of a grid whose phase follows the readings."""
+    steps = np.empty(len(offsets), np.int64)
+    phase, before, last = 0.0, -np.inf, -1
+    for row, offset in enumerate(offsets.tolist()):
+        if offset - before > RESTART_AFTER:
+            last = max(math.floor(offset + 0.5), last + 1)
+            phase = offset - last
+        else:
+            last = math.floor(offset - phase + 0.5)
+            phase += FOLLOW * (offset - phase - last)
+        steps[row], before = last, offset
+    return steps
 
 
 def to_grid(times: np.ndarray, glucose_mg_dl: np.ndarray, sampling_minutes: int) -> np.ndarray:

@@ -37,7 +37,7 @@ class Forecasts:
         q_low = np.take_along_axis(q, upper - 1, axis=-1)[..., 0]
         q_high = np.take_along_axis(q, upper, axis=-1)[..., 0]
         p_low, p_high = levels[upper[..., 0] - 1], levels[upper[..., 0]]
-        width = np.maximum(q_high - q_low, 1e-9)
+        width = np.where(q_high > q_low, q_high - q_low, 1.0)
         inside = p_low + (p_high - p_low) * np.clip((threshold_mg_dl - q_low) / width, 0, 1)
         below_all, above_all = threshold_mg_dl < q[..., 0], threshold_mg_dl > q[..., -1]
         low, high = PROBABILITY_RANGE
@@ -94,7 +94,7 @@ class Forecaster:
         encoded = encode(context, minute_of_day, self.spec.shape.sampling_minutes, self.spec.normalisation)
         prompt_ids = None
         if self._tokenizer is not None:
-            prompts = write_prompts(context, self.spec.shape.prediction_length)
+            prompts = write_prompts(context, self.spec.shape.prediction_length, self.spec.prompt.kind)
             prompt_ids = tokenise(self._tokenizer, prompts, self.spec.prompt)
         outputs = self._network(encoded.x, prompt_ids)
         if not np.isfinite(outputs).all():

@@ -217,7 +217,7 @@ class Registry:
                 read_bundle(self._download(version, scratch), version.digest)
             except IntegrityError:
                 log.warning("%s version %s was damaged in the artifact store: restored", version.name, version.version)
-                run_id = self._client.get_model_version(version.name, version.version).run_id
+                run_id = str(self._client.get_model_version(version.name, version.version).run_id)
                 self._client.log_artifacts(run_id, str(bundle.folder), "bundle")
 
     def _with_digest(self, name: str, digest: str) -> Version | None:

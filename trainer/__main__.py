@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 GateOption = Annotated[
     GateName | None,
@@ -46,7 +46,8 @@ def models(as_json: AsJson = False) -> None:
 @takes_run_settings
 def teacher(settings: PipelineSettings) -> None:
     """Train a teacher on everybody's training part, on Ray, and print its folder."""
-    require_roles(find_backbone(settings.teacher.backbone), "teacher")
+    entry = find_backbone(settings.teacher.backbone)
+    _warn(require_roles(entry, "teacher", allow_unsupported=settings.allow_unsupported))
     from forecasting.readers.datasets import load_cohort
     from trainer.parallel import cluster
     from trainer.pipeline import obtain_teacher
@@ -63,7 +64,7 @@ def teacher(settings: PipelineSettings) -> None:
 @takes_run_settings
 def distil(settings: PipelineSettings) -> None:
     """Distil students from a teacher (trained first if there is no equal one) and print their folders."""
-    require_pair(settings.teacher.backbone, settings.student.backbone)
+    _warn(require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported))
     from trainer.pipeline import distil_students
     from trainer.progress import shown_progress
 
@@ -83,7 +84,7 @@ def pipeline(
 ) -> None:
     """The whole path: teacher, cached forecasts, students, scores, publication, the gate."""
     settings = settings.model_copy(update={"gate": gate}) if gate else settings
-    require_pair(settings.teacher.backbone, settings.student.backbone)
+    _warn(require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported))
     if dry_run:
         _print_plan(settings)
         return
@@ -182,8 +183,13 @@ def rollback(
     typer.echo(f"{model}: version {now.version} is champion again, version {before.version} is the previous one")
 
 
+def _warn(sentences: list[str]) -> None:
+    for sentence in sentences:
+        _say(sentence)
+
+
 def _say(sentence: str) -> None:
-    Console(stderr=True).print(sentence, highlight=False)
+    Console(stderr=True).print(sentence, highlight=False, soft_wrap=True)
 
 
 def _print_plan(settings: PipelineSettings) -> None:
@@ -206,7 +212,11 @@ def _print_outcome(outcome: Any) -> None:
     title = f"{outcome.version.name}: test part of {outcome.evaluation.dataset}, {share}"
     console.print(patients_table(evaluation, title))
     console.print(scores_table(evaluation, title))
+    for sentence in outcome.verdicts:
+        console.print(sentence, highlight=False)
     _print_promotion(outcome.promotion)
+    console.print(f"bundle   {outcome.bundle.folder}", highlight=False)
+    console.print(f"scores   {outcome.report}", highlight=False)
 
 
 def _print_promotion(promotion: Any) -> None:

@@ -16,11 +16,13 @@ from transformers.utils import logging as transformers_logging
 
 from forecasting.errors import InvalidSetting, NotFound, WeightsUnavailable
 from forecasting.prompts import PromptSpec, longest_prompt, unpadded
+from forecasting.windows import WindowShape
 from trainer.catalogue import Backbone
 from trainer.settings import ModelSettings
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 HUB_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+PADDING_TOKENS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")  # the first that a tokenizer knows
 UNUSED = ("pooler.", "lm_head", "cls.", "position_ids", "predictions.", "qa_outputs")  # heads we never run
 
 transformers_logging.disable_progress_bar()  # a small bar of its own for every load
@@ -55,10 +57,9 @@ def load_backbone(entry: Backbone, settings: ModelSettings, seed: int) -> Loaded
     if settings.weights == "random":
         return _random_backbone(entry, settings, seed)
     folder = find_weights(entry, settings.weights)
-    config = AutoConfig.from_pretrained(folder)
-    check_config(entry, config, folder.name)
+    config = read_config(entry, folder)
     _keep_layers(config, settings.num_layers, entry)
-    model = _load_strictly(folder, config)
+    model = _load_strictly(folder, config, getattr(torch, settings.dtype))
     tokenizer = None
     if settings.prompt != "none":
         tokenizer = _load_tokenizer(folder)
@@ -67,7 +68,12 @@ def load_backbone(entry: Backbone, settings: ModelSettings, seed: int) -> Loaded
 
 
 def find_weights(entry: Backbone, weights: str) -> Path:
-    """The folder in Hugging Face layout that `weights` means; downloads from the hub where it says so."""
+    """The folder in Hugging Face layout that `weights` means; downloads from the hub where it says so.
+
+    A custom backbone that is a folder brings its own weights.
+    """
+    if weights == "hub" and entry.is_custom and Path(entry.repository).expanduser().is_dir():
+        weights = entry.repository
     if weights == "hub":
         return _download(entry)
     folder = _package_folder(weights) if weights.startswith("package:") else Path(weights).expanduser()
@@ -78,20 +84,31 @@ def find_weights(entry: Backbone, weights: str) -> Path:
     return folder
 
 
-def prompt_of(settings: ModelSettings, backbone: LoadedBackbone, prediction_length: int) -> PromptSpec:
+def prompt_of(settings: ModelSettings, backbone: LoadedBackbone, shape: WindowShape) -> PromptSpec:
     """The prompt a model reads, long enough for the longest one its template can write."""
     if settings.prompt == "none":
         return PromptSpec()
     assert backbone.tokenizer is not None  # loaded whenever there is a prompt
-    length = longest_prompt(backbone.tokenizer, prediction_length)
-    pad = backbone.tokenizer.token_to_id("[PAD]")
-    pad = backbone.tokenizer.token_to_id("<pad>") if pad is None else pad
+    length = longest_prompt(backbone.tokenizer, shape, settings.prompt)
+    pads = (backbone.tokenizer.token_to_id(token) for token in PADDING_TOKENS)
+    pad = next((token for token in pads if token is not None), 0)
     if backbone.tokenizer.get_vocab_size() > len(backbone.word_embeddings):
         raise InvalidSetting(
             f"the tokenizer knows {backbone.tokenizer.get_vocab_size()} tokens, {settings.backbone} embeds "
             f"{len(backbone.word_embeddings)}; take the tokenizer that belongs to the weights"
         )
-    return PromptSpec(kind=settings.prompt, length=length, pad_id=0 if pad is None else pad)
+    return PromptSpec(kind=settings.prompt, length=length, pad_id=pad)
+
+
+def read_config(entry: Backbone, folder: Path) -> PreTrainedConfig:
+    """The configuration of a folder, checked against the catalogue where the backbone is one of ours."""
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidSetting(f"{folder.name} has no usable config.json: {str(error).splitlines()[0]}") from error
+    if not entry.is_custom:
+        check_config(entry, config, folder.name)
+    return config
 
 
 def check_config(entry: Backbone, config: PreTrainedConfig, folder: str) -> None:
@@ -116,28 +133,36 @@ def digest_of_weights(folder: Path) -> str:
 
 
 def _random_backbone(entry: Backbone, settings: ModelSettings, seed: int) -> LoadedBackbone:
-    config = AutoConfig.for_model(entry.model_type, **entry.config)
+    config = true_config(entry)
     _keep_layers(config, settings.num_layers, entry)
     torch.manual_seed(seed)
-    model = AutoModel.from_config(config)
-    tokenizer = _build_tokenizer() if settings.prompt != "none" else None
+    model = AutoModel.from_config(config, dtype=getattr(torch, settings.dtype))
+    tokenizer = build_tokenizer() if settings.prompt != "none" else None
     origin = {"weights": f"random, seed {seed}", "tokenizer": "built for the prompt template" if tokenizer else "none"}
     return _loaded(model, tokenizer, origin)
 
 
+def true_config(entry: Backbone) -> PreTrainedConfig:
+    """The configuration at true size: the catalogue's facts, or the config.json of a custom folder."""
+    if not entry.is_custom:
+        return AutoConfig.for_model(entry.model_type, **entry.config)
+    return read_config(entry, find_weights(entry, entry.repository if Path(entry.repository).is_dir() else "hub"))
+
+
 def _loaded(model: Any, tokenizer: Tokenizer | None, origin: dict[str, str]) -> LoadedBackbone:
     model.eval()
+    model.config.use_cache = False  # decoders would return keys and values that nothing reads
     if hasattr(model, "pooler"):
         model.pooler = None  # reads [CLS] alone; nothing here does
     width = model.get_input_embeddings().weight.shape[1]
     return LoadedBackbone(model, tokenizer, width, model.config.hidden_size, origin)
 
 
-def _load_strictly(folder: Path, config: PreTrainedConfig) -> Any:
+def _load_strictly(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
     """Load every tensor or refuse: a half-loaded model trains, and nobody notices."""
     try:
         model, info = AutoModel.from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True
+            folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidSetting(f"{folder.name} cannot be loaded: {str(error).splitlines()[0]}") from error
@@ -187,9 +212,10 @@ def _describe(weights: str) -> str:
     return weights if weights == "hub" or weights.startswith("package:") else f"folder {Path(weights).name}"
 
 
-def _build_tokenizer() -> Tokenizer:
+def build_tokenizer() -> Tokenizer:
     """A WordPiece tokenizer of the prompt template's words and of digits, for weights that come without one."""
-    words = ["glucose", "next", "last", "mean", "min", "max", "up", "down", ":"]
+    words = ["glucose", "next", "last", "mean", "min", "max", "up", "down", ":", ".", "-", "data", "continuous"]
+    words += ["readings", "task", "forecast", "the", "steps", "from", "input", "median", "trend", "lags"]
     digits = [str(d) for d in range(10)]
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words, *digits, *(f"##{d}" for d in digits)]
     vocabulary = {piece: token for token, piece in enumerate(pieces)}

@@ -5,7 +5,9 @@ Shape facts: the models' published configurations.
 """
 
 import difflib
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from forecasting.errors import NotFound, RoleRefused
@@ -22,7 +24,7 @@ ROLE_MEANS = {
 
 @dataclass(frozen=True)
 class Backbone:
-    """One row of the matrix.
+    """One row of the matrix, or a custom backbone, which has no model_type and no config of its own here.
 
     config: arguments of the Hugging Face configuration of `model_type` that give the model its true size
     """
@@ -40,6 +42,37 @@ class Backbone:
         """Every name that means this backbone, besides its own."""
         names = (self.label.lower(), self.repository, self.repository.split("/")[-1], *self.more_names)
         return tuple(dict.fromkeys(n for n in names if n.lower() != self.name))
+
+    @property
+    def is_custom(self) -> bool:
+        """Is this a folder or id from outside the matrix?"""
+        return not self.model_type
+
+    @property
+    def num_layers(self) -> int | None:
+        """Layers at true size; None for a custom backbone, whose folder knows."""
+        return self._first("num_hidden_layers", "n_layer", "n_layers")
+
+    @property
+    def hidden_dim(self) -> int | None:
+        """Width given out."""
+        return self._first("hidden_size", "n_embd", "dim")
+
+    @property
+    def embed_dim(self) -> int | None:
+        """Width taken in; smaller than hidden_dim for ALBERT and MobileBERT."""
+        return self._first("embedding_size", "hidden_size", "n_embd", "dim")
+
+    @property
+    def comment(self) -> str:
+        """One line that tells runs apart: `BERT-tiny 2 layers 128 wide (prajjwal1/bert-tiny)`."""
+        if self.is_custom:
+            return f"custom {self.name}"
+        widths = dict.fromkeys((self.embed_dim, self.hidden_dim))
+        return f"{self.label} {self.num_layers} layers {' to '.join(map(str, widths))} wide ({self.repository})"
+
+    def _first(self, *keys: str) -> int | None:
+        return next((self.config[key] for key in keys if key in self.config), None)
 
 
 def _bert(hidden: int, layers: int, heads: int) -> dict[str, Any]:
@@ -177,28 +210,65 @@ _BY_NAME = {name.lower(): row for row in _ROWS for name in (row.name, *row.alias
 
 
 def find_backbone(name: str) -> Backbone:
-    """The backbone of a short name or a full id, letter case ignored; NotFound with the nearest names."""
+    """The backbone of a short name or a full id, letter case ignored.
+
+    A folder in Hugging Face layout, or the id of any other repository (owner/name), is a custom backbone.
+    Raises NotFound, with the nearest names, for anything else.
+    """
     found = _BY_NAME.get(name.strip().lower())
+    if found is None and (Path(name).expanduser() / "config.json").is_file():
+        return Backbone(safe_name(Path(name).expanduser().resolve().name), "custom", name, "", EVERY_ROLE, {})
+    if found is None and re.fullmatch(r"[\w.\-]+/[\w.\-]+", name) and not _nearest(name):
+        return Backbone(safe_name(name), "custom", name, "", EVERY_ROLE, {})
     if found is None:
-        near = difflib.get_close_matches(name.lower(), _BY_NAME, n=3, cutoff=0.5)
+        near = _nearest(name, 0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise NotFound(f"there is no backbone {name!r}; {hint}supported are {', '.join(BACKBONES)}")
     return found
 
 
-def require_roles(backbone: Backbone, *roles: Role) -> None:
-    """Raises RoleRefused, with the roles that are allowed, where the matrix does not allow one of these."""
+def safe_name(name: str) -> str:
+    """A model id as a file name: a slash becomes `--`."""
+    return name.replace("/", "--")
+
+
+def _nearest(name: str, cutoff: float = 0.85) -> list[str]:
+    """Names of the matrix that this one may have been meant to be."""
+    return difflib.get_close_matches(name.lower(), _BY_NAME, n=3, cutoff=cutoff)
+
+
+def why_unsupported(backbone: Backbone, *roles: Role) -> str | None:
+    """A sentence with the roles that are allowed where the matrix leaves one of these out, else None."""
     for role in roles:
         if role not in backbone.roles:
             allowed = ", ".join(r for r in ROLES if r in backbone.roles)
             able = ", ".join(b.name for b in BACKBONES.values() if set(roles) <= b.roles)
-            raise RoleRefused(
+            return (
                 f"{backbone.label} is not supported for {role} ({ROLE_MEANS[role]}); it may be used for {allowed}; "
                 f"for {role} take one of {able}"
             )
+    return None
 
 
-def require_pair(teacher: str, student: str) -> None:
-    """Raises NotFound or RoleRefused where these two names cannot take part in a distillation."""
-    require_roles(find_backbone(teacher), "teacher", "distillation")
-    require_roles(find_backbone(student), "student", "distillation")
+def require_roles(backbone: Backbone, *roles: Role, allow_unsupported: bool = False) -> list[str]:
+    """Raises RoleRefused where the matrix leaves one of these roles out.
+
+    allow_unsupported: go past the matrix; the warning to print is returned instead
+    """
+    sentence = why_unsupported(backbone, *roles)
+    if sentence is None:
+        return []
+    if not allow_unsupported:
+        raise RoleRefused(f"{sentence}, or go past the matrix with --allow-unsupported")
+    return [f"warning: {sentence}; going on because of --allow-unsupported"]
+
+
+def require_pair(teacher: str, student: str, allow_unsupported: bool = False) -> list[str]:
+    """Raises NotFound or RoleRefused where these two names cannot take part in a distillation.
+
+    Returns the warnings to print where `allow_unsupported` goes past the matrix.
+    """
+    return [
+        *require_roles(find_backbone(teacher), "teacher", "distillation", allow_unsupported=allow_unsupported),
+        *require_roles(find_backbone(student), "student", "distillation", allow_unsupported=allow_unsupported),
+    ]

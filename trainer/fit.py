@@ -66,7 +66,7 @@ def build_examples(
     encoded = encode(windows.context, windows.minute_of_day, spec.shape.sampling_minutes, spec.normalisation)
     prompt_ids = None
     if tokenizer is not None:
-        prompts = write_prompts(windows.context, spec.shape.prediction_length)
+        prompts = write_prompts(windows.context, spec.shape.prediction_length, spec.prompt.kind)
         prompt_ids = torch.from_numpy(tokenise(tokenizer, prompts, spec.prompt))
     teacher = None if teacher_mg_dl is None else torch.from_numpy(encoded.normalise(teacher_mg_dl))
     return Examples(

@@ -10,7 +10,7 @@ import typer
 
 from trainer.settings import PipelineSettings, build_settings, teacher_weight_of
 
-DATA, MODELS, TRAINING = "Data", "Models", "Training"
+DATA, MODELS, WINDOWS, TRAINING = "Data", "Models", "Windows", "Training"
 WEIGHTS = "hub, random, a folder in Hugging Face layout, or package:NAME/FOLDER."
 
 Dataset = Annotated[
@@ -52,6 +52,53 @@ def run_settings(
     student_weights: Annotated[
         str | None, typer.Option(help=f"Where the student's weights come from: {WEIGHTS}", rich_help_panel=MODELS)
     ] = None,
+    teacher_layers: Annotated[
+        int | None,
+        typer.Option(
+            "--teacher-layers",
+            "--llm-layers",
+            help="Layers of the teacher's backbone that are kept.",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    student_layers: Annotated[
+        int | None, typer.Option(help="Layers of the student's backbone that are kept.", rich_help_panel=MODELS)
+    ] = None,
+    teacher_prompt: Annotated[
+        str | None, typer.Option(help="none, statistics (mg/dL), or paper.", rich_help_panel=MODELS)
+    ] = None,
+    student_prompt: Annotated[
+        str | None, typer.Option(help="The same for the student.", rich_help_panel=MODELS)
+    ] = None,
+    teacher_freeze: Annotated[
+        str | None,
+        typer.Option(help="What stays as it is: backbone, norms are trained, or nothing.", rich_help_panel=MODELS),
+    ] = None,
+    student_freeze: Annotated[
+        str | None, typer.Option(help="The same for the student.", rich_help_panel=MODELS)
+    ] = None,
+    normalisation: Annotated[
+        str | None,
+        typer.Option(help="level (anchored on the last reading) or revin (the paper's).", rich_help_panel=MODELS),
+    ] = None,
+    quantiles: Annotated[
+        str | None, typer.Option(help="Levels such as 0.1,0.5,0.9, an odd number of them.", rich_help_panel=MODELS)
+    ] = None,
+    allow_unsupported: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unsupported", help="Go past the matrix of roles, with a warning.", rich_help_panel=MODELS
+        ),
+    ] = False,
+    context_length: Annotated[
+        int | None, typer.Option(help="Steps of the past that are seen (36: three hours).", rich_help_panel=WINDOWS)
+    ] = None,
+    prediction_length: Annotated[
+        int | None, typer.Option(help="Steps that are forecast (12: one hour).", rich_help_panel=WINDOWS)
+    ] = None,
+    sampling_minutes: Annotated[
+        int | None, typer.Option(help="Minutes between two readings.", rich_help_panel=WINDOWS)
+    ] = None,
     teacher_epochs: Annotated[int | None, typer.Option(help="Epochs of the teacher.", rich_help_panel=TRAINING)] = None,
     student_epochs: Annotated[
         int | None,
@@ -83,6 +130,7 @@ def run_settings(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", rich_help_panel=TRAINING)] = None,
 ) -> PipelineSettings:
     """Defaults, then the run file, then these options."""
+    levels = None if quantiles is None else [level.strip() for level in quantiles.split(",") if level.strip()]
     return build_settings(
         run,
         {
@@ -93,6 +141,20 @@ def run_settings(
             "teacher.weights": teacher_weights,
             "student.backbone": student,
             "student.weights": student_weights,
+            "teacher.num_layers": teacher_layers,
+            "student.num_layers": student_layers,
+            "teacher.prompt": teacher_prompt,
+            "student.prompt": student_prompt,
+            "teacher.freeze": teacher_freeze,
+            "student.freeze": student_freeze,
+            "teacher.normalisation.kind": normalisation,
+            "student.normalisation.kind": normalisation,
+            "teacher.quantiles": levels,
+            "student.quantiles": levels,
+            "allow_unsupported": allow_unsupported or None,
+            "shape.context_length": context_length,
+            "shape.prediction_length": prediction_length,
+            "shape.sampling_minutes": sampling_minutes,
             "teacher_training.epochs": teacher_epochs,
             "student_training.epochs": student_epochs,
             "distil_epochs": distill_epochs,

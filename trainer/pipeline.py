@@ -28,10 +28,21 @@ class Outcome:
     """What became of one student."""
 
     bundle: Bundle
+    report: Path
     evaluation: Evaluation
     version: Version
     is_new: bool
     promotion: Promotion
+
+    @property
+    def verdicts(self) -> list[str]:
+        """What the test part says of distillation, plainly, at every horizon."""
+        distilled, alone = self.evaluation.rmse(STUDENT), self.evaluation.rmse(STUDENT_ALONE)
+        return [
+            f"distilled against the same student alone at {h} min: {distilled[h] - alone[h]:+.2f} mg/dL RMSE "
+            f"({'better' if distilled[h] < alone[h] else 'no benefit'}, one seed)"
+            for h in distilled
+        ]
 
 
 @dataclass(frozen=True)
@@ -68,11 +79,13 @@ def distil_students(settings: PipelineSettings, say: Say, watch: Watch) -> list[
 
 def train_all(settings: PipelineSettings, say: Say, watch: Watch) -> Trained:
     """Teacher, its forecasts, and both students of every target, each kept from an equal run where there is one."""
-    require_pair(settings.teacher.backbone, settings.student.backbone)
+    require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported)
     data = settings.data
     cohort = load_cohort(data.dataset, data.data_dir, data.patients, settings.shape.sampling_minutes)
     for sentence in (*cohort.left_out, *(f"{s.patient_id}: {f}" for s in cohort.chosen for f in s.findings)):
         say(sentence)
+    if settings.distil_epochs not in (None, settings.student_training.epochs):
+        say("the distilled student and the student alone have unequal epochs: their comparison is not fair")
     everybody = data.patients.strip().lower() == ALL
     targets: list[str | None] = [None] if everybody else [s.patient_id for s in cohort.chosen]
     with cluster() as cpus:
@@ -185,17 +198,17 @@ def settle(
         STUDENT: Forecaster.open(student.distilled),
     }
     evaluation = evaluate(arms, cohort, settings.shape, "test", settings.max_test_windows, watch)
-    bundle = _with_test_scores(student.distilled, evaluation)
+    bundle, report = _with_test_scores(student.distilled, evaluation)
     version, is_new = publish_bundle(registry, bundle)
     say(f"{version.name} version {version.version}: {'published' if is_new else 'published before, nothing new'}")
     promotion = promote(registry, f"{version.name}/{version.version}", cohort, settings.gate)
-    return Outcome(bundle, evaluation, version, is_new, promotion)
+    return Outcome(bundle, report, evaluation, version, is_new, promotion)
 
 
-def _with_test_scores(folder: Path, evaluation: Evaluation) -> Bundle:
-    """The bundle with its scores inside; the whole evaluation stands beside it as report.json."""
+def _with_test_scores(folder: Path, evaluation: Evaluation) -> tuple[Bundle, Path]:
+    """The bundle with its scores inside, and the file beside it with the whole evaluation."""
     bundle = read_bundle(folder)
     report = folder.with_name(folder.name + "-report.json")
     report.write_text(json.dumps(evaluation.as_json(), indent=1) + "\n")
     scores = {"protocol": evaluation.as_json()["protocol"], "mean": evaluation.arms[STUDENT]["mean"]}
-    return write_bundle(folder, bundle.spec, bundle.metrics | {"test": scores}, bundle.origin)
+    return write_bundle(folder, bundle.spec, bundle.metrics | {"test": scores}, bundle.origin), report

@@ -2,9 +2,9 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from forecasting.bundle import QUANTILES
 from forecasting.encoding import Normalisation
@@ -38,13 +38,25 @@ class ModelSettings(Settings):
     d_model: int = Field(default=32, ge=1)
     d_ff: int = Field(default=64, ge=1, description="features of the hidden state kept by the head; key width per head")
     num_heads: int = Field(default=8, ge=1)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="the paper has 0.1; on level-anchored outputs 0 is better"
+    )
     prototypes: Literal["vocabulary", "direct"] = "direct"
     num_prototypes: int = Field(default=128, ge=2)
-    prompt: Literal["none", "statistics"] = "none"
+    prompt: Literal["none", "statistics", "paper"] = "none"
     freeze: Literal["backbone", "norms", "nothing"] = "nothing"
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the backbone's weights")
     normalisation: Normalisation = Normalisation()
     quantiles: tuple[float, ...] = QUANTILES
+
+    @field_validator("quantiles")
+    @classmethod
+    def _ascending(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < level < 1 for level in levels) or list(levels) != sorted(set(levels)):
+            raise ValueError("quantiles must ascend, each between 0 and 1")
+        if levels and len(levels) % 2 == 0:
+            raise ValueError("quantiles must be an odd number of levels (the middle one is the centre), or none")
+        return levels
 
 
 TEACHER = {
@@ -90,7 +102,14 @@ class PipelineSettings(Settings):
         default=None, ge=1, description="score at most this many windows of the test part, evenly spaced"
     )
     gate: GateName = "ridge"
+    allow_unsupported: bool = Field(default=False, description="go past the matrix of supported roles, with a warning")
     runs: Path = Field(default=Path("runs"), description="folder for what the run writes")
+
+    @model_validator(mode="after")
+    def _same_quantiles(self) -> Self:
+        if self.teacher.quantiles != self.student.quantiles:
+            raise ValueError("teacher and student must forecast the same quantiles")
+        return self
 
 
 def read_run_file(path: Path) -> dict[str, Any]:
@@ -121,9 +140,10 @@ def build_settings(run_file: Path | None, overrides: dict[str, Any]) -> Pipeline
         return PipelineSettings.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
+        key = ".".join(map(str, first["loc"])) or "settings"
+        said = first["msg"].removeprefix("Value error, ")
         came = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
-        raise InvalidSetting(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}{came}") from error
+        raise InvalidSetting(f"{key}: {said[0].lower()}{said[1:]}{came}") from error
 
 
 def _merge(into: dict[str, Any], more: dict[str, Any]) -> None:

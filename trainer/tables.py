@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from rich.table import Table
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
 
 from trainer.catalogue import BACKBONES, ROLES
 from trainer.settings import PipelineSettings
@@ -10,7 +11,12 @@ from trainer.settings import PipelineSettings
 
 def models_table() -> Table:
     """The matrix of supported backbones."""
-    table = Table("name", "repository", *(role.replace("_", "-") for role in ROLES), title="Supported backbones")
+    table = Table(
+        "name",
+        Column("repository", overflow="fold"),
+        *(role.replace("_", "-") for role in ROLES),
+        title="Supported backbones",
+    )
     for backbone in BACKBONES.values():
         marks = ("yes" if role in backbone.roles else "-" for role in ROLES)
         table.add_row(backbone.name, backbone.repository, *marks)
@@ -64,36 +70,48 @@ def _model(backbone: str, weights: str, epochs: int) -> str:
 
 def scores_table(evaluation: dict[str, Any], title: str) -> Table:
     """Mean over patients of every arm at every horizon, from an evaluation's JSON."""
-    horizons = list(next(iter(evaluation["arms"].values()))["mean"])
-    columns = [f"{name} {h} min" for h in horizons for name in ("RMSE", "MAE", "skill")]
-    table = Table("mean over patients, mg/dL", *columns, "90 % interval holds", title=title)
+    table = _numbers("mean over patients\nminutes ahead", title)
+    horizons = _horizons(evaluation)
+    for name in ("RMSE", "MAE", "skill", "in 90 %"):
+        for horizon in horizons:
+            table.add_column(f"{name}\n{horizon}", justify="right", no_wrap=True)
     for arm, scores in evaluation["arms"].items():
-        cells = []
-        for h in horizons:
-            s = scores["mean"][h]
-            cells += [f"{s['rmse']:.2f}", f"{s['mae']:.2f}", f"{100 * s['skill']:.0f} %"]
-        holds = " / ".join(
-            f"{100 * scores['mean'][h]['coverage_90']:.0f} %" for h in horizons if "coverage_90" in scores["mean"][h]
-        )
-        table.add_row(arm, *cells, holds or "-")
+        mean = [scores["mean"][h] for h in horizons]
+        cells = [f"{s[name]:.2f}" for name in ("rmse", "mae") for s in mean]
+        cells += [f"{100 * s['skill']:.0f} %" for s in mean]
+        cells += [f"{100 * s['coverage_90']:.0f} %" if "coverage_90" in s else "-" for s in mean]
+        table.add_row(arm, *cells)
     return table
 
 
 def patients_table(evaluation: dict[str, Any], title: str) -> Table:
-    """RMSE of every patient and arm, one column for each arm and horizon."""
-    arms = evaluation["arms"]
-    patients = list(next(iter(arms.values()))["patients"])
-    table = Table("RMSE 30 / 60 min, mg/dL" if _usual(arms) else "RMSE, mg/dL", *arms, title=title)
-    for patient in patients:
+    """RMSE of every patient and arm at every horizon."""
+    arms, horizons = evaluation["arms"], _horizons(evaluation)
+    table = _numbers(f"RMSE at\n{' / '.join(horizons)} min", title)
+    for arm in arms:
+        table.add_column(arm.replace(", ", "\n"), justify="right", no_wrap=True)
+    for patient in next(iter(arms.values()))["patients"]:
         table.add_row(patient, *(_rmses(arm["patients"].get(patient, {})) for arm in arms.values()))
     table.add_section()
     table.add_row("mean", *(_rmses(arm["mean"]) for arm in arms.values()))
     return table
 
 
-def _usual(arms: dict[str, Any]) -> bool:
-    return list(next(iter(arms.values()))["mean"]) == ["30", "60"]
+def _numbers(first: str, title: str) -> Table:
+    """An empty table of figures, narrow enough for a terminal of 80 columns."""
+    return Table(
+        Column(first, no_wrap=True),
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=0,
+    )
+
+
+def _horizons(evaluation: dict[str, Any]) -> list[str]:
+    return list(next(iter(evaluation["arms"].values()))["mean"])
 
 
 def _rmses(scores: dict[str, Any]) -> str:
-    return " / ".join(f"{s['rmse']:.2f}" for s in scores.values()) or "-"
+    return "/".join(f"{s['rmse']:.1f}" for s in scores.values()) or "-"

@@ -54,7 +54,7 @@ class BuiltModel:
 def build_model(name: str, settings: ModelSettings, shape: WindowShape, seed: int) -> BuiltModel:
     """An untrained Time-LLM; everything random in it follows from `seed`."""
     backbone = load_backbone(find_backbone(settings.backbone), settings, seed)
-    prompt = prompt_of(settings, backbone, shape.prediction_length)
+    prompt = prompt_of(settings, backbone, shape)
     model = TimeLLM(settings, shape, prompt, backbone, seed).to(best_device())
     return BuiltModel(model, spec_of(name, settings, shape, prompt), backbone)
 

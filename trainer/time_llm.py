@@ -10,6 +10,7 @@ from forecasting.errors import InvalidSetting
 from forecasting.prompts import PromptSpec
 from forecasting.windows import WindowShape
 from trainer.backbones import LoadedBackbone
+from trainer.catalogue import find_backbone
 from trainer.layers import (
     DirectPrototypes,
     ForecastHead,
@@ -72,12 +73,13 @@ class TimeLLM(nn.Module):
         embedded = self.reprogramming(self.patching(x), keys, values)  # (batch, num_patches, embed_dim)
         mask = None
         if prompt_ids is not None:
-            words = self.backbone.get_input_embeddings()(prompt_ids).to(embedded)
+            words = self.backbone.get_input_embeddings()(prompt_ids).to(embedded.dtype)
             embedded = torch.cat([words, embedded], dim=1)
             mask = torch.cat(
                 [prompt_ids != self.prompt.pad_id, torch.ones_like(x[:, : self.num_patches, 0]) > 0], dim=1
             )
             mask = mask.long()
+        embedded = embedded.to(self.backbone.dtype)
         hidden = self.backbone(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
         return self.head(hidden[:, -self.num_patches :, : self.d_ff].float())
 
@@ -104,7 +106,7 @@ class TimeLLM(nn.Module):
 
     def _freeze(self, settings: ModelSettings) -> None:
         for name, parameter in self.backbone.named_parameters():
-            norm = "norm" in name.lower() or ".ln_" in name
+            norm = "norm" in name.lower() or "ln_" in name  # GPT-2 says ln_1, ln_2, ln_f
             parameter.requires_grad = settings.freeze == "nothing" or (settings.freeze == "norms" and norm)
         if settings.prompt == "none" and settings.prototypes == "direct":
             self.backbone.get_input_embeddings().requires_grad_(False)  # nothing reads a word
@@ -132,7 +134,7 @@ def spec_of(name: str, settings: ModelSettings, shape: WindowShape, prompt: Prom
     """What a bundle of this model says about itself."""
     return ModelSpec(
         model=name,
-        backbone=settings.backbone,
+        backbone=find_backbone(settings.backbone).name,
         shape=shape,
         normalisation=settings.normalisation,
         prompt=prompt,
@@ -149,5 +151,3 @@ def check_model_shape(settings: ModelSettings, shape: WindowShape, backbone: Loa
         )
     if settings.d_ff > backbone.hidden_dim:
         raise InvalidSetting(f"d_ff is {settings.d_ff}, {settings.backbone} gives {backbone.hidden_dim}; lower d_ff")
-    if len(settings.quantiles) % 2 == 0 and settings.quantiles:
-        raise InvalidSetting(f"{len(settings.quantiles)} quantiles have no middle; give an odd number, or none")

@@ -111,7 +111,8 @@ def dataset_name(dataset: str) -> str:
     """The name of a data set, or of the file that a path leads to, as it appears in model names."""
     if dataset in DATASETS:
         return dataset
-    return "".join(c if c.isalnum() else "_" for c in Path(dataset).stem.lower())
+    stem = "".join(c if c.isascii() and c.isalnum() else "_" for c in Path(dataset).stem.lower())
+    return f"{stem}_file" if stem in DATASETS else stem  # a file never takes the models of a known data set
 
 
 def _load(dataset: str, data_dir: Path | None) -> list[GlucoseSeries]:

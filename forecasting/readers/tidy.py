@@ -12,6 +12,7 @@ from forecasting.cgm import GlucoseSeries, check_range, place_on_grid, to_grid, 
 from forecasting.errors import InvalidReadings, NotFound
 
 REQUIRED = ("patient_id", "timestamp", "glucose_mg_dl")
+LONGEST = np.timedelta64(20 * 366, "D")  # of one person's readings; more is a wrong date
 OPTIONAL = ("carbs_g", "bolus_units", "basal_units_h")
 
 
@@ -121,6 +122,7 @@ def series_from_readings(
         if repeated.any():
             findings.append(f"{int(repeated.sum())} readings of an hour that the clock repeats were left out")
             times, glucose_mg_dl = times[~repeated], glucose_mg_dl[~repeated]
+    _check_span(times, patient_id)
     sampling_minutes = usual_spacing(times)
     grid = to_grid(times, glucose_mg_dl, sampling_minutes)
     if test_start is not None:  # as the grid tells it: the step of the first test reading
@@ -132,6 +134,16 @@ def series_from_readings(
     return GlucoseSeries(
         patient_id, times[0], sampling_minutes, grid, clock, test_start=test_start, findings=tuple(findings)
     )
+
+
+def _check_span(times: np.ndarray, patient_id: str) -> None:
+    if not len(times):
+        raise InvalidReadings(f"patient {patient_id} has readings of a repeated hour only; give times with an offset")
+    if times[-1] - times[0] > LONGEST:
+        raise InvalidReadings(
+            f"patient {patient_id} has readings from {times[0]} to {times[-1]}; at most 20 years are allowed: "
+            "correct the timestamps"
+        )
 
 
 def usual_spacing(times: np.ndarray) -> int:

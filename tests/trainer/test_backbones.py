@@ -8,7 +8,8 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, BertConfig
 
 from forecasting.errors import InvalidSetting, NotFound, WeightsUnavailable
-from trainer.backbones import _build_tokenizer, load_backbone, prompt_of
+from forecasting.windows import WindowShape
+from trainer.backbones import build_tokenizer, load_backbone, prompt_of
 from trainer.catalogue import find_backbone
 from trainer.settings import ModelSettings
 
@@ -22,7 +23,7 @@ def folder(tmp_path):
     model = AutoModel.from_config(BertConfig(**TINY.config))
     path = tmp_path / "bert-tiny"
     model.save_pretrained(path)
-    tokenizer: Tokenizer = _build_tokenizer()
+    tokenizer: Tokenizer = build_tokenizer()
     tokenizer.save(str(path / "tokenizer.json"))
     (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     return path
@@ -37,7 +38,7 @@ def test_a_folder_is_loaded_with_its_own_weights_and_tokenizer(folder):
     again = AutoModel.from_pretrained(folder)
     assert torch.equal(loaded.word_embeddings, again.get_input_embeddings().weight)
     assert (loaded.embed_dim, loaded.hidden_dim) == (128, 128)
-    assert prompt_of(at(folder, prompt="statistics"), loaded, 12).length > 10
+    assert prompt_of(at(folder, prompt="statistics"), loaded, WindowShape()).length > 10
     assert len(loaded.origin["sha256"]) == 64
 
 

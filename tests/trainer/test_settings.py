@@ -29,6 +29,17 @@ def test_a_value_of_the_wrong_kind_is_named_with_what_came():
         build_settings(None, {"student_training.epochs": -1})
 
 
+@pytest.mark.parametrize("levels", [["0.5", "0.1", "0.9"], ["0.1", "0.9"], ["0", "0.5", "1"]])
+def test_quantiles_that_make_no_fan_are_refused(levels):
+    with pytest.raises(InvalidSetting, match="quantiles"):
+        build_settings(None, {"teacher.quantiles": levels, "student.quantiles": levels})
+
+
+def test_teacher_and_student_must_forecast_the_same_quantiles():
+    with pytest.raises(InvalidSetting, match="the same quantiles"):
+        build_settings(None, {"student.quantiles": ["0.1", "0.5", "0.9"]})
+
+
 def test_a_missing_run_file_is_one_sentence(tmp_path):
     with pytest.raises(NotFound, match="there is no run file"):
         build_settings(tmp_path / "none.toml", {})

@@ -131,7 +131,6 @@ def test_a_checkpoint_that_does_not_fit_is_refused(fault):
     [
         ({"patch_len": 40}, "the context has 36 steps, a patch 40"),
         ({"num_layers": 3}, "num_layers is 3, BERT-tiny has 2"),
-        ({"quantiles": (0.1, 0.9)}, "2 quantiles have no middle"),
     ],
 )
 def test_impossible_shapes_are_refused_in_a_sentence(differences, sentence):
