@@ -104,7 +104,7 @@ class Registry:
                 self._restore(known, bundle)
                 return known, False
             self._ensure_model(name)
-            run = self._client.create_run(self._experiment_id(), tags={"mlflow.runName": f"{name} {bundle.digest[:8]}"})
+            run = self._client.create_run(self._experiment_id(), tags={"mlflow.runName": _run_name(bundle, tags)})
             self._client.log_artifacts(run.info.run_id, str(bundle.folder), "bundle")
             self._client.set_terminated(run.info.run_id)
             made = self._client.create_model_version(
@@ -280,6 +280,10 @@ class Registry:
     def _silent(self, error: Exception) -> str:
         place = re.sub(r"//[^/]*@", "//", self.uri)  # a URI may hold a password
         return f"the registry at {place} does not answer ({type(error).__name__}); start it or set MLFLOW_TRACKING_URI"
+
+
+def _run_name(bundle: Bundle, tags: dict[str, str]) -> str:
+    return f"{bundle.spec.model}, {tags.get('model_comment', bundle.spec.backbone)}, {bundle.digest[:8]}"
 
 
 def _version(found: ModelVersion) -> Version:

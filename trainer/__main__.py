@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -11,10 +11,19 @@ from rich.console import Console
 from forecasting.bundle import read_bundle
 from forecasting.errors import GlucastError
 from forecasting.gate import GateName
-from trainer.catalogue import find_backbone, require_pair, require_roles
-from trainer.options import DataDir, Dataset, Patients, RegistryUri, takes_run_settings
-from trainer.settings import PipelineSettings
-from trainer.tables import models_json, models_table, patients_table, plan_table, scores_table
+from trainer.catalogue import BACKBONES, find_backbone, require_pair, require_roles
+from trainer.options import WEIGHTS, DataDir, Dataset, Patients, RegistryUri, takes_run_settings
+from trainer.settings import TEACHER, ModelSettings, PipelineSettings
+from trainer.tables import (
+    MODELS_LEGEND,
+    cost_table,
+    models_json,
+    models_markdown,
+    models_table,
+    patients_table,
+    plan_table,
+    scores_table,
+)
 
 # torch and ray take seconds to import: commands import what trains when they run, so that --help answers at once.
 
@@ -25,6 +34,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+models_app = typer.Typer()
+app.add_typer(models_app, name="models")
 console = Console(width=None if sys.stdout.isatty() else 120)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 GateOption = Annotated[
@@ -33,13 +44,47 @@ GateOption = Annotated[
 ]
 
 
-@app.command()
-def models(as_json: AsJson = False) -> None:
-    """Show the supported backbones and their roles."""
+@models_app.callback(invoke_without_command=True)
+def models(
+    context: typer.Context,
+    as_json: AsJson = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
+) -> None:
+    """Show the supported backbones: sizes at the default settings, and roles. `models check NAME` tries one."""
+    if context.invoked_subcommand is not None:
+        return
     if as_json:
         typer.echo(json.dumps(models_json(), indent=1))
-    else:
-        console.print(models_table())
+        return
+    with console.status("counting parameters"):
+        from trainer.model_sizes import size_of
+
+        sizes = {name: size_of(row) for name, row in BACKBONES.items()}
+    if as_markdown:
+        typer.echo(models_markdown(sizes))
+        return
+    console.print(models_table(sizes))
+    console.print(MODELS_LEGEND, highlight=False)
+
+
+@models_app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="Short name, full id, or a folder in Hugging Face layout.")],
+    weights: Annotated[str, typer.Option(help=f"Where the weights come from: {WEIGHTS}")] = "hub",
+    role: Annotated[
+        Literal["teacher", "student"], typer.Option(help="With the default settings of which.")
+    ] = "student",
+    layers: Annotated[int | None, typer.Option(min=1, help="Backbone layers that are kept.")] = None,
+) -> None:
+    """Load a backbone, train a few steps, forecast, export it where it may be a student; say what that costs here."""
+    from trainer.model_sizes import check_backbone
+
+    row = find_backbone(name)
+    kind = TEACHER if role == "teacher" else {}
+    settings = ModelSettings.model_validate({**kind, "backbone": name, "weights": weights, "num_layers": layers})
+    with console.status(f"checking {row.comment}"):
+        cost = check_backbone(row, settings)
+    console.print(cost_table(row, cost))
 
 
 @app.command()
@@ -55,8 +100,8 @@ def teacher(settings: PipelineSettings) -> None:
 
     data = settings.data
     cohort = load_cohort(data.dataset, data.data_dir, sampling_minutes=settings.shape.sampling_minutes)
-    with shown_progress(console) as watch, cluster() as cpus:
-        folder = obtain_teacher(settings, cohort, cpus, _say, watch)
+    with shown_progress(console) as watch, cluster() as room:
+        folder = obtain_teacher(settings, cohort, room, _say, watch)
     typer.echo(folder)
 
 

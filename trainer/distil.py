@@ -9,6 +9,7 @@ from forecasting.errors import InsufficientData
 from forecasting.readers.datasets import Cohort, load_cohort
 from forecasting.registry import model_name
 from forecasting.windows import Windows, cut_all, thin
+from trainer.catalogue import find_backbone
 from trainer.export import export_onnx
 from trainer.fit import Fitted, build_examples, fit
 from trainer.progress import Report
@@ -101,6 +102,7 @@ def _origin(run: StudentRun, dataset: str, built: BuiltModel, fitted: Fitted) ->
     teacher = {"name": run.teacher.name, "digest": run.teacher.digest} if run.teacher_weight else None
     return {
         "kind": "student",
+        "comment": find_backbone(run.settings.student.backbone).comment,
         "dataset": dataset,
         "patient": run.patient,
         "backbone": built.backbone.origin,

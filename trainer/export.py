@@ -6,8 +6,10 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import torch
 from torch import Tensor
@@ -44,6 +46,7 @@ def export_onnx(model: TimeLLM, spec: ModelSpec, path: Path) -> float:
             dynamic_shapes=shapes,
             verbose=False,
         )
+    _strip_notes(path)
     difference = largest_difference(folded, spec, path)
     if difference > TOLERANCE_MG_DL:
         raise IntegrityError(
@@ -51,6 +54,22 @@ def export_onnx(model: TimeLLM, spec: ModelSpec, path: Path) -> float:
             f"at most {TOLERANCE_MG_DL} is allowed"
         )
     return difference
+
+
+def _strip_notes(path: Path) -> None:
+    """Take out the exporter's notes: stack traces with folders of this machine, half a megabyte of them."""
+    model: Any = onnx.load(path)
+    del model.metadata_props[:]
+    for part in (model.graph, *model.functions):
+        del part.metadata_props[:]
+        part.doc_string = ""
+        values = [*part.value_info, *getattr(part, "initializer", [])]
+        for item in (*part.node, *values):
+            item.doc_string = ""
+            del item.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def largest_difference(folded: Folded, spec: ModelSpec, path: Path) -> float:

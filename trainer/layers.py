@@ -55,7 +55,7 @@ class DirectPrototypes(nn.Module):
 
     def __init__(self, word_embeddings: Tensor, num_prototypes: int, generator: torch.Generator) -> None:
         super().__init__()
-        rows = torch.randint(len(word_embeddings), (num_prototypes,), generator=generator)
+        rows = torch.randint(len(word_embeddings), (num_prototypes,), generator=generator, device="cpu")
         self.table = nn.Parameter(word_embeddings[rows].detach().clone().float())
 
     def forward(self) -> Tensor:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
@@ -34,9 +33,17 @@ class Job:
     gpus: float = 0.0
 
 
+@dataclass(frozen=True)
+class Room:
+    """CPUs and GPUs of a cluster."""
+
+    cpus: int
+    gpus: int
+
+
 @contextmanager
-def cluster() -> Iterator[int]:
-    """The cluster that RAY_ADDRESS names, or one started in this process; yields its number of CPUs."""
+def cluster() -> Iterator[Room]:
+    """The cluster that RAY_ADDRESS names, or one started in this process."""
     ray.init(
         address=os.environ.get("RAY_ADDRESS"),
         include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
@@ -45,7 +52,8 @@ def cluster() -> Iterator[int]:
         log_to_driver=False,
     )
     try:
-        yield max(1, int(ray.cluster_resources().get("CPU", 1)))
+        found = ray.cluster_resources()
+        yield Room(max(1, int(found.get("CPU", 1))), int(found.get("GPU", 0)))
     finally:
         ray.shutdown()
 

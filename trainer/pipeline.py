@@ -12,7 +12,7 @@ from forecasting.registry import Registry, Version
 from trainer.catalogue import find_backbone, require_pair
 from trainer.distil import StoredTeacher, StudentRun, student_windows, train_student
 from trainer.evaluate import Evaluation, evaluate
-from trainer.parallel import Job, cluster, run_jobs
+from trainer.parallel import Job, Room, cluster, run_jobs
 from trainer.progress import Report, Watch
 from trainer.publication import Promotion, promote, publish_bundle
 from trainer.settings import PipelineSettings
@@ -20,6 +20,7 @@ from trainer.teacher import open_trained, teacher_key, teacher_windows, train_te
 from trainer.teacher_forecasts import compute_teacher_forecasts, forecasts_key, write_teacher_forecasts
 
 TEACHER, STUDENT, STUDENT_ALONE = "teacher", "student, distilled", "student, alone"
+GPU_SHARE = 0.25  # of a GPU, for a student: four train on one
 Say = Callable[[str], None]
 
 
@@ -88,14 +89,14 @@ def train_all(settings: PipelineSettings, say: Say, watch: Watch) -> Trained:
         say("the distilled student and the student alone have unequal epochs: their comparison is not fair")
     everybody = data.patients.strip().lower() == ALL
     targets: list[str | None] = [None] if everybody else [s.patient_id for s in cohort.chosen]
-    with cluster() as cpus:
-        teacher_folder = obtain_teacher(settings, cohort, cpus, say, watch)
-        teachers = obtain_forecasts(settings, cohort, targets, teacher_folder, cpus, say, watch)
-        students = obtain_students(settings, cohort, targets, teachers, say, watch)
+    with cluster() as room:
+        teacher_folder = obtain_teacher(settings, cohort, room, say, watch)
+        teachers = obtain_forecasts(settings, cohort, targets, teacher_folder, room, say, watch)
+        students = obtain_students(settings, cohort, targets, teachers, room, say, watch)
     return Trained(cohort, teacher_folder, students)
 
 
-def obtain_teacher(settings: PipelineSettings, cohort: Cohort, cpus: int, say: Say, watch: Watch) -> Path:
+def obtain_teacher(settings: PipelineSettings, cohort: Cohort, room: Room, say: Say, watch: Watch) -> Path:
     """The teacher's folder: trained on Ray, or kept from an equal run."""
     key = teacher_key(settings, *teacher_windows(settings.data, settings.shape, settings.teacher_training))
     folder = settings.runs / "teachers" / f"{cohort.dataset}-{find_backbone(settings.teacher.backbone).name}-{key}"
@@ -104,7 +105,7 @@ def obtain_teacher(settings: PipelineSettings, cohort: Cohort, cpus: int, say: S
         return folder
     say(f"teacher {folder.name}: training on {len(cohort.everyone)} patients")
     arguments = {"settings": settings, "folder": folder.resolve(), "dataset": cohort.dataset}
-    run_jobs([Job("teacher", train_teacher, arguments, cpus=cpus)], watch)
+    run_jobs([Job("teacher", train_teacher, arguments, room.cpus, min(1, room.gpus))], watch)
     return folder
 
 
@@ -113,7 +114,7 @@ def obtain_forecasts(
     cohort: Cohort,
     targets: list[str | None],
     teacher_folder: Path,
-    cpus: int,
+    room: Room,
     say: Say,
     watch: Watch,
 ) -> list[StoredTeacher]:
@@ -130,7 +131,7 @@ def obtain_forecasts(
             continue
         say(f"teacher forecasts {key}: {len(train)} windows")
         arguments = {"settings": settings, "folder": teacher_folder.resolve(), "target": target, "stored": stored[-1]}
-        jobs.append(Job(_named("teacher forecasts", target), cache_forecasts, arguments, cpus=cpus))
+        jobs.append(Job(_named("teacher forecasts", target), cache_forecasts, arguments, room.cpus, min(1, room.gpus)))
     run_jobs(jobs, watch)
     return stored
 
@@ -152,6 +153,7 @@ def obtain_students(
     cohort: Cohort,
     targets: list[str | None],
     teachers: list[StoredTeacher],
+    room: Room,
     say: Say,
     watch: Watch,
 ) -> list[Students]:
@@ -165,7 +167,8 @@ def obtain_students(
     missing = {folder: run for folder, run in zip(folders, runs, strict=True) if not folder.is_dir()}
     say(f"students: {len(missing)} to train, {len(runs) - len(missing)} kept from equal runs")
     jobs = [
-        Job(_label(run), train_student, {"run": run, "folder": folder.resolve()}) for folder, run in missing.items()
+        Job(_label(run), train_student, {"run": run, "folder": folder.resolve()}, 1, GPU_SHARE * min(1, room.gpus))
+        for folder, run in missing.items()
     ]
     run_jobs(jobs, watch)
     return [Students(t, *pair) for t, *pair in zip(targets, folders[::2], folders[1::2], strict=True)]

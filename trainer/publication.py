@@ -39,6 +39,7 @@ def publish_bundle(registry: Registry, bundle: Bundle) -> tuple[Version, bool]:
         "kind": origin.get("kind", "unknown"),
         "dataset": origin.get("dataset", "unknown"),
         "backbone": bundle.spec.backbone,
+        "model_comment": origin.get("comment", bundle.spec.backbone),
         "teacher": (origin.get("teacher") or {}).get("name", "none"),
         "teacher_weight": str(origin.get("teacher_weight", 0.0)),
         "seed": str(origin.get("training", {}).get("seed", "unknown")),

@@ -1,30 +1,86 @@
 """What people read in the terminal: the matrix of models, a plan, scores."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from trainer.catalogue import BACKBONES, ROLES
+from trainer.catalogue import BACKBONES, ROLES, Backbone
 from trainer.settings import PipelineSettings
 
+if TYPE_CHECKING:  # counting takes torch; printing a table does not
+    from trainer.model_sizes import Cost, ModelSize
 
-def models_table() -> Table:
-    """The matrix of supported backbones."""
-    table = Table(
-        "name",
-        Column("repository", overflow="fold"),
-        *(role.replace("_", "-") for role in ROLES),
-        title="Supported backbones",
-    )
+MODEL_HEADINGS = {  # in the README: in a terminal of 80 columns
+    "layers": "lay-\ners",
+    "width": "width",
+    "backbone, M": "backbone\nM",
+    "teacher trains, M": "teacher\ntrains",
+    "student trains, M": "student\ntrains",
+    "student file, MB": "student\nMB",
+    "time-llm": "time\nllm",
+    "teacher": "tea-\ncher",
+    "student": "stu-\ndent",
+    "distillation": "dis-\ntil",
+}
+MODELS_LEGEND = (
+    "Parameters in millions (M): of the language model, of what a teacher and a student train at the default settings, "
+    "and the size of the student's exported file."
+)
+
+
+def models_table(sizes: "dict[str, ModelSize]") -> Table:
+    """The matrix of supported backbones and what each costs."""
+    table = _numbers("name", "Supported backbones")
+    for heading in MODEL_HEADINGS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
     for backbone in BACKBONES.values():
-        marks = ("yes" if role in backbone.roles else "-" for role in ROLES)
-        table.add_row(backbone.name, backbone.repository, *marks)
+        table.add_row(backbone.name, *_model_cells(backbone, sizes[backbone.name]))
+    return table
+
+
+def models_markdown(sizes: "dict[str, ModelSize]") -> str:
+    """The same for the README, with repositories."""
+    rows = [
+        ("name", "repository", *MODEL_HEADINGS),
+        ("---", "---", *("--:" for _ in MODEL_HEADINGS)),
+        *((b.name, f"`{b.repository}`", *_model_cells(b, sizes[b.name])) for b in BACKBONES.values()),
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _model_cells(backbone: Backbone, size: "ModelSize") -> tuple[str, ...]:
+    def millions(count: int | None) -> str:
+        return "-" if count is None else f"{count / 1e6:,.1f}"
+
+    return (
+        f"{backbone.num_layers}",
+        "/".join(dict.fromkeys((str(backbone.embed_dim), str(backbone.hidden_dim)))),
+        millions(size.backbone),
+        millions(size.teacher_trained),
+        millions(size.student_trained),
+        millions(size.student_exported_bytes),
+        *("yes" if role in backbone.roles else "-" for role in ROLES),
+    )
+
+
+def cost_table(backbone: Backbone, cost: "Cost") -> Table:
+    """What one backbone costs on this machine."""
+    table = Table("what", Column("here", justify="right"), title=backbone.comment, title_justify="left")
+    table.add_row("weights", cost.weights)
+    table.add_row("parameters, all", f"{cost.parameters:,}")
+    table.add_row("parameters, trained", f"{cost.trained:,}")
+    table.add_row(f"training step of {cost.step_windows} windows", f"{cost.step_seconds:.3f} s")
+    table.add_row("one forecast in torch", f"{1000 * cost.forecast_seconds:.1f} ms")
+    if cost.exported_bytes is not None:
+        table.add_row("exported student", f"{cost.exported_bytes / 1e6:.1f} MB")
+        table.add_row("ONNX against torch, largest difference", f"{cost.export_difference_mg_dl:.1e} mg/dL")
+    table.add_row("peak memory of the process", f"{cost.peak_rss_bytes / 1e9:.1f} GB")
     return table
 
 
 def models_json() -> list[dict[str, Any]]:
-    """The same for machines."""
+    """The matrix for machines."""
     return [
         {
             "name": b.name,
@@ -32,6 +88,10 @@ def models_json() -> list[dict[str, Any]]:
             "repository": b.repository,
             "aliases": list(b.aliases),
             **{role: role in b.roles for role in ROLES},
+            "num_layers": b.num_layers,
+            "embed_dim": b.embed_dim,
+            "hidden_dim": b.hidden_dim,
+            "comment": b.comment,
         }
         for b in BACKBONES.values()
     ]

@@ -105,6 +105,7 @@ def train_teacher(settings: PipelineSettings, folder: Path, dataset: str, report
     )
     origin = {
         "kind": "teacher",
+        "comment": find_backbone(settings.teacher.backbone).comment,
         "dataset": dataset,
         "backbone": built.backbone.origin,
         "model": settings.teacher.model_dump(mode="json") | {"weights": built.backbone.origin["weights"]},

@@ -95,3 +95,18 @@ def test_random_weights_have_the_true_size():
     pooler = 128 * 128 + 128
     assert sum(p.numel() for p in loaded.model.parameters()) + pooler == 4_385_920
     assert loaded.origin["weights"] == "random, seed 1"
+
+
+def test_a_custom_folder_brings_its_own_weights(folder):
+    settings = ModelSettings(backbone=str(folder), prompt="statistics")
+    loaded = load_backbone(find_backbone(str(folder)), settings, seed=1)
+    assert torch.equal(loaded.word_embeddings, AutoModel.from_pretrained(folder).get_input_embeddings().weight)
+
+
+def test_a_tokenizer_that_knows_more_than_the_model_embeds_is_refused(folder):
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens([f"word{k}" for k in range(31_000)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    loaded = load_backbone(TINY, at(folder, prompt="statistics"), seed=1)
+    with pytest.raises(InvalidSetting, match=r"the tokenizer knows .* embeds 30522"):
+        prompt_of(at(folder, prompt="statistics"), loaded, WindowShape())

@@ -82,3 +82,37 @@ def test_the_supported_teachers_can_be_listed():
     from trainer import TeacherTrainer
 
     assert list(TeacherTrainer().teacher_models) == [name for name, _, roles in SPECIFICATION if roles[1] == "1"]
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "albert", "mobilebert"])
+def test_the_size_that_is_announced_is_the_size_of_the_file(name, tmp_path):
+    from trainer.model_sizes import check_backbone, size_of
+    from trainer.settings import ModelSettings
+
+    announced = size_of(BACKBONES[name])
+    cost = check_backbone(BACKBONES[name], ModelSettings(backbone=name, weights="random"))
+    assert cost.trained == announced.student_trained
+    assert cost.exported_bytes == pytest.approx(announced.student_exported_bytes, rel=0.05)
+
+
+def test_a_folder_is_a_custom_backbone_and_so_is_any_other_id(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    assert find_backbone(str(tmp_path / "mine")).name == "mine"
+    assert find_backbone("someone/else").name == "someone--else"
+    assert find_backbone("someone/else").is_custom
+
+
+def test_a_misspelt_id_of_a_supported_backbone_is_no_custom_one():
+    with pytest.raises(NotFound, match="prajjwal1/bert-tiny"):
+        find_backbone("prajjwal1/bert-tinny")
+
+
+def test_going_past_the_matrix_warns():
+    (warning,) = require_roles(find_backbone("bert-large"), "distillation", allow_unsupported=True)
+    assert "BERT-Large is not supported for distillation" in warning
+
+
+def test_the_comment_tells_layers_and_widths():
+    assert find_backbone("bert-mini").comment == "BERT-mini 4 layers 256 wide (prajjwal1/bert-mini)"
+    assert find_backbone("albert").comment == "ALBERT 12 layers 128 to 768 wide (albert/albert-base-v2)"

@@ -1,5 +1,7 @@
 """The exported file forecasts what the model does."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,12 @@ def test_the_file_and_the_model_agree(exported):
     served, trained = Forecaster.open(bundle).predict(*windows(37)), built.forecaster().predict(*windows(37))
     assert np.abs(served.mean - trained.mean).max() <= 1e-3
     assert np.abs(served.quantiles - trained.quantiles).max() <= 1e-3
+
+
+def test_the_file_says_nothing_of_the_machine_it_was_made_on(exported):
+    content = (exported[2].folder / "model.onnx").read_bytes()
+    assert b".py" not in content
+    assert str(Path.cwd()).encode() not in content
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 32])

@@ -1,0 +1,90 @@
+"""In revin mode with the paper's prompt, the model forecasts what the paper's forward pass does."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from families import tiny, write_tiny
+from paper_reference import paper_forecast
+
+from forecasting.encoding import Normalisation
+from forecasting.forecaster import Forecaster
+from forecasting.prompts import write_prompts
+from forecasting.windows import WindowShape
+from trainer.catalogue import BACKBONES
+from trainer.settings import ModelSettings
+from trainer.teacher import build_model, torch_network
+
+
+@pytest.mark.parametrize(
+    "shape", [WindowShape(), WindowShape(context_length=6, prediction_length=9)], ids=["36/12", "6/9"]
+)
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_the_model_is_the_papers(name, shape, tmp_path, monkeypatch):
+    monkeypatch.setitem(BACKBONES, name, tiny(name))
+    monkeypatch.setitem(sys.modules["trainer.catalogue"]._BY_NAME, name, tiny(name))
+    sizes = {"patch_len": 6, "stride": 8 if shape.context_length == 6 else 3, "num_heads": 4, "d_ff": 8}
+    settings = ModelSettings(
+        backbone=name,
+        weights=str(write_tiny(name, tmp_path / name)),
+        prompt="paper",
+        prototypes="vocabulary",
+        num_prototypes=10,
+        freeze="backbone",
+        normalisation=Normalisation(kind="revin"),
+        quantiles=(),
+        **sizes,
+    )
+    built = build_model("small-population", settings, shape, 7)
+    with torch.no_grad():  # prototypes that differ, so that attention to them matters
+        built.model.prototypes.mix.weight.mul_(40)
+    rng = np.random.default_rng(2)
+    for _ in range(5):
+        window = np.clip(150 + rng.normal(0, 9, shape.context_length).cumsum(), 40, 400)
+        (prompt,) = write_prompts(window[None], shape.prediction_length, "paper")
+        ids = built.tokenizer.encode(prompt).ids
+        unpadded = built.spec.model_copy(update={"prompt": built.spec.prompt.model_copy(update={"length": len(ids)})})
+        ours = Forecaster(unpadded, torch_network(built.model), built.tokenizer).predict(
+            window[None], np.array([np.nan])
+        )
+        with torch.inference_mode():
+            papers = paper_forecast(
+                window,
+                ids,
+                dict(built.model.state_dict()),
+                built.model.backbone,
+                prediction_length=shape.prediction_length,
+                **sizes,
+            )
+        assert np.abs(papers - window.mean()).max() > 0.5  # it says something
+        assert np.abs(ours.mean[0] - papers).max() < 1e-4
+
+
+def test_the_reference_sees_a_change_in_every_part(tmp_path):
+    """The reference must be able to disagree: each weight moves its forecast."""
+    settings = ModelSettings(
+        backbone="bert-tiny",
+        weights="random",
+        prompt="paper",
+        prototypes="vocabulary",
+        num_prototypes=10,
+        normalisation=Normalisation(kind="revin"),
+        quantiles=(),
+        d_ff=8,
+    )
+    built = build_model("small-population", settings, WindowShape(), 7)
+    window = np.clip(150 + np.random.default_rng(3).normal(0, 9, 36).cumsum(), 40, 400)
+    sizes = {"patch_len": 6, "stride": 3, "num_heads": 8, "d_ff": 8, "prediction_length": 12}
+    weights = {name: tensor.clone() for name, tensor in built.model.state_dict().items()}
+    ours = [n for n in weights if not n.startswith("backbone") and n != "reprogramming.key.bias"]  # softmax ignores it
+    with torch.inference_mode():
+        plain = paper_forecast(window, [4, 5, 6], weights, built.model.backbone, **sizes)
+        for name in ours:
+            changed = {**weights, name: weights[name] + 0.5 * torch.randn_like(weights[name])}
+            assert (
+                np.abs(paper_forecast(window, [4, 5, 6], changed, built.model.backbone, **sizes) - plain).max() > 1e-4
+            ), name
