@@ -95,6 +95,14 @@ def test_every_command_of_the_list_is_tested_here():
         command(part)
 
 
+def test_the_table_of_backbones_is_the_catalogues():
+    made = subprocess.run(
+        [sys.executable, "-m", "trainer", "models", "--markdown"], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.strip()
+    written = re.search(r"<!-- models -->\n(.*)\n<!-- /models -->", README, re.S)[1]
+    assert written == made, "run `python -m trainer models --markdown` and put its table into the README"
+
+
 def test_the_make_targets_it_names_are_there():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make ([a-z][a-z-]*)", README):
