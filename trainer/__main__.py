@@ -95,11 +95,13 @@ def teacher(settings: PipelineSettings) -> None:
     _warn(require_roles(entry, "teacher", allow_unsupported=settings.allow_unsupported))
     from forecasting.readers.datasets import load_cohort
     from trainer.parallel import cluster
-    from trainer.pipeline import obtain_teacher
+    from trainer.pipeline import check_model, obtain_teacher
     from trainer.progress import shown_progress
 
     data = settings.data
     cohort = load_cohort(data.dataset, data.data_dir, sampling_minutes=settings.shape.sampling_minutes)
+    check_model(settings.teacher, settings.shape)
+    _say("starting Ray")
     with shown_progress(console) as watch, cluster() as room:
         folder = obtain_teacher(settings, cohort, room, _say, watch)
     typer.echo(folder)

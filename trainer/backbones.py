@@ -67,6 +67,21 @@ def load_backbone(entry: Backbone, settings: ModelSettings, seed: int) -> Loaded
     return _loaded(model, tokenizer, origin)
 
 
+def check_backbone_settings(entry: Backbone, settings: ModelSettings) -> None:
+    """Everything that can be wrong with a backbone, found before anything is trained; fetches what the hub holds.
+
+    Raises what `load_backbone` would, without loading the weights.
+    """
+    if settings.weights == "random":
+        _keep_layers(true_config(entry), settings.num_layers, entry)
+        return
+    folder = find_weights(entry, settings.weights)
+    config = read_config(entry, folder)
+    _keep_layers(config, settings.num_layers, entry)
+    if settings.prompt != "none":
+        _check_vocabulary(_load_tokenizer(folder), config.vocab_size, settings.backbone)
+
+
 def find_weights(entry: Backbone, weights: str) -> Path:
     """The folder in Hugging Face layout that `weights` means; downloads from the hub where it says so.
 
@@ -92,12 +107,16 @@ def prompt_of(settings: ModelSettings, backbone: LoadedBackbone, shape: WindowSh
     length = longest_prompt(backbone.tokenizer, shape, settings.prompt)
     pads = (backbone.tokenizer.token_to_id(token) for token in PADDING_TOKENS)
     pad = next((token for token in pads if token is not None), 0)
-    if backbone.tokenizer.get_vocab_size() > len(backbone.word_embeddings):
-        raise InvalidSetting(
-            f"the tokenizer knows {backbone.tokenizer.get_vocab_size()} tokens, {settings.backbone} embeds "
-            f"{len(backbone.word_embeddings)}; take the tokenizer that belongs to the weights"
-        )
+    _check_vocabulary(backbone.tokenizer, len(backbone.word_embeddings), settings.backbone)
     return PromptSpec(kind=settings.prompt, length=length, pad_id=pad)
+
+
+def _check_vocabulary(tokenizer: Tokenizer, embedded: int, name: str) -> None:
+    if tokenizer.get_vocab_size() > embedded:
+        raise InvalidSetting(
+            f"the tokenizer knows {tokenizer.get_vocab_size()} tokens, {name} embeds {embedded}; "
+            "take the tokenizer that belongs to the weights"
+        )
 
 
 def read_config(entry: Backbone, folder: Path) -> PreTrainedConfig:

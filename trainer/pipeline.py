@@ -9,15 +9,18 @@ from forecasting.bundle import Bundle, read_bundle, write_bundle
 from forecasting.forecaster import Forecaster
 from forecasting.readers.datasets import ALL, Cohort, load_cohort
 from forecasting.registry import Registry, Version
+from forecasting.windows import WindowShape
+from trainer.backbones import check_backbone_settings
 from trainer.catalogue import find_backbone, require_pair
 from trainer.distil import StoredTeacher, StudentRun, student_windows, train_student
 from trainer.evaluate import Evaluation, evaluate
 from trainer.parallel import Job, Room, cluster, run_jobs
 from trainer.progress import Report, Watch
 from trainer.publication import Promotion, promote, publish_bundle
-from trainer.settings import PipelineSettings
+from trainer.settings import ModelSettings, PipelineSettings
 from trainer.teacher import open_trained, teacher_key, teacher_windows, train_teacher
 from trainer.teacher_forecasts import compute_teacher_forecasts, forecasts_key, write_teacher_forecasts
+from trainer.time_llm import check_model_shape
 
 TEACHER, STUDENT, STUDENT_ALONE = "teacher", "student, distilled", "student, alone"
 GPU_SHARE = 0.25  # of a GPU, for a student: four train on one
@@ -69,6 +72,7 @@ def run_pipeline(settings: PipelineSettings, registry: Registry, say: Say, watch
 
     say: hears a sentence at each stage; watch: hears the progress of every job by name
     """
+    registry.names()  # one that does not answer should be known before hours of training
     trained = train_all(settings, say, watch)
     return [settle(settings, trained, student, registry, say, watch) for student in trained.students]
 
@@ -81,6 +85,8 @@ def distil_students(settings: PipelineSettings, say: Say, watch: Watch) -> list[
 def train_all(settings: PipelineSettings, say: Say, watch: Watch) -> Trained:
     """Teacher, its forecasts, and both students of every target, each kept from an equal run where there is one."""
     require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported)
+    for model in (settings.teacher, settings.student):
+        check_model(model, settings.shape)
     data = settings.data
     cohort = load_cohort(data.dataset, data.data_dir, data.patients, settings.shape.sampling_minutes)
     for sentence in (*cohort.left_out, *(f"{s.patient_id}: {f}" for s in cohort.chosen for f in s.findings)):
@@ -89,11 +95,20 @@ def train_all(settings: PipelineSettings, say: Say, watch: Watch) -> Trained:
         say("the distilled student and the student alone have unequal epochs: their comparison is not fair")
     everybody = data.patients.strip().lower() == ALL
     targets: list[str | None] = [None] if everybody else [s.patient_id for s in cohort.chosen]
+    say("starting Ray")
     with cluster() as room:
         teacher_folder = obtain_teacher(settings, cohort, room, say, watch)
         teachers = obtain_forecasts(settings, cohort, targets, teacher_folder, room, say, watch)
         students = obtain_students(settings, cohort, targets, teachers, room, say, watch)
     return Trained(cohort, teacher_folder, students)
+
+
+def check_model(model: ModelSettings, shape: WindowShape) -> None:
+    """Everything that can be wrong with a model's settings, found before anything is trained."""
+    entry = find_backbone(model.backbone)
+    check_backbone_settings(entry, model)
+    if entry.hidden_dim is not None:
+        check_model_shape(model, shape, entry.hidden_dim)
 
 
 def obtain_teacher(settings: PipelineSettings, cohort: Cohort, room: Room, say: Say, watch: Watch) -> Path:
@@ -204,6 +219,7 @@ def settle(
     bundle, report = _with_test_scores(student.distilled, evaluation)
     version, is_new = publish_bundle(registry, bundle)
     say(f"{version.name} version {version.version}: {'published' if is_new else 'published before, nothing new'}")
+    say("gate: scoring on the calibration part")
     promotion = promote(registry, f"{version.name}/{version.version}", cohort, settings.gate)
     return Outcome(bundle, report, evaluation, version, is_new, promotion)
 

@@ -33,7 +33,7 @@ class TimeLLM(nn.Module):
         self, settings: ModelSettings, shape: WindowShape, prompt: PromptSpec, backbone: LoadedBackbone, seed: int
     ) -> None:
         super().__init__()
-        check_model_shape(settings, shape, backbone)
+        check_model_shape(settings, shape, backbone.hidden_dim)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         words = backbone.word_embeddings
@@ -142,12 +142,12 @@ def spec_of(name: str, settings: ModelSettings, shape: WindowShape, prompt: Prom
     )
 
 
-def check_model_shape(settings: ModelSettings, shape: WindowShape, backbone: LoadedBackbone) -> None:
+def check_model_shape(settings: ModelSettings, shape: WindowShape, hidden_dim: int) -> None:
     """Raises InvalidSetting for a context shorter than a patch, or a head wider than the hidden state."""
     if shape.context_length < settings.patch_len:
         raise InvalidSetting(
             f"the context has {shape.context_length} steps, a patch {settings.patch_len}; "
             "lengthen the context or shorten the patch"
         )
-    if settings.d_ff > backbone.hidden_dim:
-        raise InvalidSetting(f"d_ff is {settings.d_ff}, {settings.backbone} gives {backbone.hidden_dim}; lower d_ff")
+    if settings.d_ff > hidden_dim:
+        raise InvalidSetting(f"d_ff is {settings.d_ff}, {settings.backbone} gives {hidden_dim}; lower d_ff")

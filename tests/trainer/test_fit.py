@@ -95,6 +95,26 @@ def test_the_learning_rate_rises_then_falls():
     assert all(np.diff(rates[10:]) < 0)
 
 
+def test_it_stops_early_and_keeps_the_weights_of_the_best_epoch(cohort, monkeypatch):
+    losses = iter([0.5, 0.3, 0.4, 0.6, 0.2])
+    seen = []
+
+    def scripted(model, *_):
+        seen.append(model.trained_tensors()["head.project.bias"].clone())
+        return next(losses)
+
+    monkeypatch.setattr("trainer.fit.validation_loss", scripted)
+    windows = thin(cut_all(cohort.everyone, SHAPE, "train"), 64)
+    built = build_model("small-population", SETTINGS, SHAPE, 1)
+    examples = build_examples(windows, built.spec, None)
+    patient = TRAINING.model_copy(update={"epochs": 5, "patience": 2})
+    fitted = fit(built.model, examples, examples, LEVELS, patient, ignore)
+    assert fitted.best_epoch == 2
+    assert fitted.validation_loss == (0.5, 0.3, 0.4, 0.6)
+    assert torch.equal(built.model.trained_tensors()["head.project.bias"], seen[1])
+    assert not torch.equal(seen[1], seen[3])
+
+
 def test_an_empty_part_is_refused(cohort):
     built = build_model("small-population", SETTINGS, SHAPE, 1)
     windows = thin(cut_all(cohort.everyone, SHAPE, "train"), 150)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forecasting.errors import RoleRefused
+from forecasting.errors import InvalidSetting, RegistryUnavailable, RoleRefused
 from forecasting.registry import Registry
 from trainer.pipeline import STUDENT, run_pipeline
 
@@ -112,6 +112,28 @@ def test_bad_input_is_one_sentence_and_exit_code_1(arguments, sentence, tmp_path
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_what_is_wrong_with_a_model_is_found_before_anything_is_trained(settings, registry, tmp_path):
+    heard = []
+    wrong = {
+        "num_layers": ({"num_layers": 9}, "num_layers is 9, BERT-tiny has 2"),
+        "patch_len": ({"patch_len": 99}, "the context has 36 steps, a patch 99"),
+        "folder": ({"weights": str(tmp_path)}, "is no model folder"),
+    }
+    for change, sentence in wrong.values():
+        student = settings.student.model_copy(update=change)
+        with pytest.raises(InvalidSetting, match=sentence):
+            run_pipeline(settings.model_copy(update={"student": student}), registry, heard.append, ignore)
+    assert heard == []
+    assert not (settings.runs / "teachers").exists()
+
+
+def test_a_registry_that_is_down_is_found_before_anything_is_trained(settings, tmp_path):
+    heard = []
+    with pytest.raises(RegistryUnavailable, match="does not answer"):
+        run_pipeline(settings, Registry("http://127.0.0.1:9", tmp_path / "cache"), heard.append, ignore)
+    assert heard == []
 
 
 def test_roles_are_checked_before_anything_is_trained(settings, registry):
