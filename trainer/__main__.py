@@ -94,16 +94,14 @@ def teacher(settings: PipelineSettings) -> None:
     entry = find_backbone(settings.teacher.backbone)
     _warn(require_roles(entry, "teacher", allow_unsupported=settings.allow_unsupported))
     from forecasting.readers.datasets import load_cohort
-    from trainer.parallel import cluster
-    from trainer.pipeline import check_model, obtain_teacher
+    from trainer.pipeline import check_model, stages_on_ray
     from trainer.progress import shown_progress
 
     data = settings.data
-    cohort = load_cohort(data.dataset, data.data_dir, sampling_minutes=settings.shape.sampling_minutes)
     check_model(settings.teacher, settings.shape)
-    _say("starting Ray")
-    with shown_progress(console) as watch, cluster() as room:
-        folder = obtain_teacher(settings, cohort, room, _say, watch)
+    cohort = load_cohort(data.dataset, data.data_dir, sampling_minutes=settings.shape.sampling_minutes)
+    with shown_progress(console) as watch, stages_on_ray(settings, cohort, _say, watch) as stages:
+        folder = stages.teacher()
     typer.echo(folder)
 
 

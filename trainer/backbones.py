@@ -142,6 +142,11 @@ def check_config(entry: Backbone, config: PreTrainedConfig, folder: str) -> None
             )
 
 
+def weights_digest(entry: Backbone, settings: ModelSettings) -> str:
+    """What the weights are, for the key of a kept result: a folder may change under its name."""
+    return "random" if settings.weights == "random" else digest_of_weights(find_weights(entry, settings.weights))
+
+
 def digest_of_weights(folder: Path) -> str:
     """sha256 over the configuration and the weight files, in order of name."""
     sha = hashlib.sha256()

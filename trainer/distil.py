@@ -9,6 +9,7 @@ from forecasting.errors import InsufficientData
 from forecasting.readers.datasets import Cohort, load_cohort
 from forecasting.registry import model_name
 from forecasting.windows import Windows, cut_all, thin
+from trainer.backbones import weights_digest
 from trainer.catalogue import find_backbone
 from trainer.export import export_onnx
 from trainer.fit import Fitted, build_examples, fit
@@ -67,7 +68,8 @@ class StudentRun:
         settings = self.settings
         parts = (settings.student.model_dump(), self.training.model_dump(), settings.shape.model_dump())
         teacher = self.teacher.key if self.teacher_weight else ""
-        return fingerprint("student", *parts, self.teacher_weight, train.digest, validation.digest, teacher)
+        weights = weights_digest(find_backbone(settings.student.backbone), settings.student)
+        return fingerprint("student", weights, *parts, self.teacher_weight, train.digest, validation.digest, teacher)
 
 
 def train_student(run: StudentRun, folder: Path, report: Report) -> Path:

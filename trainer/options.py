@@ -119,6 +119,15 @@ def run_settings(
     batch_size: Annotated[
         int | None, typer.Option(help="Windows in a training step.", rich_help_panel=TRAINING)
     ] = None,
+    max_train_windows: Annotated[
+        int | None,
+        typer.Option(
+            help="Train teacher and students on at most so many windows, evenly spaced.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    max_test_windows: Annotated[
+        int | None, typer.Option(help="Score at most so many windows, evenly spaced.", rich_help_panel=TRAINING)
+    ] = None,
     alpha: Annotated[
         float | None,
         typer.Option(help="Weight of the truth; used as alpha / (alpha + beta).", rich_help_panel=TRAINING),
@@ -164,6 +173,9 @@ def run_settings(
             "student_training.batch_size": batch_size,
             "teacher_training.seed": seed,
             "student_training.seed": seed,
+            "teacher_training.max_windows": max_train_windows,
+            "student_training.max_windows": max_train_windows,
+            "max_test_windows": max_test_windows,
             "teacher_weight": teacher_weight_of(alpha, beta),
         },
     )

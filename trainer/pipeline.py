@@ -1,14 +1,16 @@
 """The whole path: teacher, cached forecasts, students, evaluation, publication."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from forecasting.bundle import Bundle, read_bundle, write_bundle
 from forecasting.forecaster import Forecaster
 from forecasting.readers.datasets import ALL, Cohort, load_cohort
-from forecasting.registry import Registry, Version
+from forecasting.registry import Registry, Version, model_name
 from forecasting.windows import WindowShape
 from trainer.backbones import check_backbone_settings
 from trainer.catalogue import find_backbone, require_pair
@@ -93,14 +95,18 @@ def train_all(settings: PipelineSettings, say: Say, watch: Watch) -> Trained:
         say(sentence)
     if settings.distil_epochs not in (None, settings.student_training.epochs):
         say("the distilled student and the student alone have unequal epochs: their comparison is not fair")
-    everybody = data.patients.strip().lower() == ALL
-    targets: list[str | None] = [None] if everybody else [s.patient_id for s in cohort.chosen]
+    with stages_on_ray(settings, cohort, say, watch) as stages:
+        teacher = stages.teacher()
+        students = stages.students(stages.teacher_forecasts(teacher))
+    return Trained(cohort, teacher, students)
+
+
+@contextmanager
+def stages_on_ray(settings: PipelineSettings, cohort: Cohort, say: Say, watch: Watch) -> Iterator["Stages"]:
+    """The stages of training, with Ray running."""
     say("starting Ray")
     with cluster() as room:
-        teacher_folder = obtain_teacher(settings, cohort, room, say, watch)
-        teachers = obtain_forecasts(settings, cohort, targets, teacher_folder, room, say, watch)
-        students = obtain_students(settings, cohort, targets, teachers, room, say, watch)
-    return Trained(cohort, teacher_folder, students)
+        yield Stages(settings, cohort, room, say, watch)
 
 
 def check_model(model: ModelSettings, shape: WindowShape) -> None:
@@ -111,44 +117,80 @@ def check_model(model: ModelSettings, shape: WindowShape) -> None:
         check_model_shape(model, shape, entry.hidden_dim)
 
 
-def obtain_teacher(settings: PipelineSettings, cohort: Cohort, room: Room, say: Say, watch: Watch) -> Path:
-    """The teacher's folder: trained on Ray, or kept from an equal run."""
-    key = teacher_key(settings, *teacher_windows(settings.data, settings.shape, settings.teacher_training))
-    folder = settings.runs / "teachers" / f"{cohort.dataset}-{find_backbone(settings.teacher.backbone).name}-{key}"
-    if folder.is_dir():
-        say(f"teacher {folder.name}: kept from an equal run")
+@dataclass(frozen=True)
+class Stages:
+    """What is trained, in order. Every stage keeps its result under a fingerprint, and uses an equal one again."""
+
+    settings: PipelineSettings
+    cohort: Cohort
+    room: Room
+    say: Say
+    watch: Watch
+
+    @property
+    def targets(self) -> list[str | None]:
+        """Whom students are made for: each chosen patient, or None, the population, for all."""
+        everybody = self.settings.data.patients.strip().lower() == ALL
+        return [None] if everybody else [series.patient_id for series in self.cohort.chosen]
+
+    def teacher(self) -> Path:
+        """The teacher's folder."""
+        settings = self.settings
+        key = teacher_key(settings, *teacher_windows(settings.data, settings.shape, settings.teacher_training))
+        name = find_backbone(settings.teacher.backbone).name
+        folder = (settings.runs / "teachers" / f"{self.cohort.dataset}-{name}-{key}").resolve()
+        if folder.is_dir():
+            self.say(f"teacher {folder.name}: kept from an equal run")
+            return folder
+        self.say(f"teacher {folder.name}: training on {len(self.cohort.everyone)} patients")
+        arguments = {"settings": settings, "folder": folder, "dataset": self.cohort.dataset}
+        run_jobs([self._wide_job("teacher", train_teacher, arguments)], self.watch)
         return folder
-    say(f"teacher {folder.name}: training on {len(cohort.everyone)} patients")
-    arguments = {"settings": settings, "folder": folder.resolve(), "dataset": cohort.dataset}
-    run_jobs([Job("teacher", train_teacher, arguments, room.cpus, min(1, room.gpus))], watch)
-    return folder
 
+    def teacher_forecasts(self, teacher: Path) -> list[StoredTeacher]:
+        """The teacher's forecasts of each target's training windows: computed once, then read by every student."""
+        name, digest = find_backbone(self.settings.teacher.backbone).name, read_bundle(teacher).digest
+        stored, jobs = [], []
+        for target in self.targets:
+            train, _ = student_windows(self.settings, self.cohort, target)
+            key = forecasts_key(digest, train)
+            path = (self.settings.runs / "teacher_forecasts" / f"{key}.npz").resolve()
+            stored.append(StoredTeacher(name, digest, path, key))
+            if path.is_file():
+                self.say(f"teacher forecasts {key}: kept from an equal run")
+                continue
+            self.say(f"teacher forecasts {key}: {len(train)} windows")
+            arguments = {"settings": self.settings, "folder": teacher, "target": target, "stored": stored[-1]}
+            jobs.append(self._wide_job(_named("teacher forecasts", target), cache_forecasts, arguments))
+        run_jobs(jobs, self.watch)
+        return stored
 
-def obtain_forecasts(
-    settings: PipelineSettings,
-    cohort: Cohort,
-    targets: list[str | None],
-    teacher_folder: Path,
-    room: Room,
-    say: Say,
-    watch: Watch,
-) -> list[StoredTeacher]:
-    """The teacher's forecasts of each target's training windows: computed once, then read by every student."""
-    name, digest = find_backbone(settings.teacher.backbone).name, read_bundle(teacher_folder).digest
-    stored, jobs = [], []
-    for target in targets:
-        train, _ = student_windows(settings, cohort, target)
-        key = forecasts_key(digest, train)
-        path = (settings.runs / "teacher_forecasts" / f"{key}.npz").resolve()
-        stored.append(StoredTeacher(name, digest, path, key))
-        if path.is_file():
-            say(f"teacher forecasts {key}: kept from an equal run")
-            continue
-        say(f"teacher forecasts {key}: {len(train)} windows")
-        arguments = {"settings": settings, "folder": teacher_folder.resolve(), "target": target, "stored": stored[-1]}
-        jobs.append(Job(_named("teacher forecasts", target), cache_forecasts, arguments, room.cpus, min(1, room.gpus)))
-    run_jobs(jobs, watch)
-    return stored
+    def students(self, stored: list[StoredTeacher]) -> list[Students]:
+        """A distilled student and one alone for every target, all of them trained side by side."""
+        runs = [
+            StudentRun(self.settings, target, weight, forecasts)
+            for target, forecasts in zip(self.targets, stored, strict=True)
+            for weight in (self.settings.teacher_weight, 0.0)
+        ]
+        folders = [self._student_folder(run) for run in runs]
+        missing = {folder: run for folder, run in zip(folders, runs, strict=True) if not folder.is_dir()}
+        self.say(f"students: {len(missing)} to train, {len(runs) - len(missing)} kept from equal runs")
+        gpus = GPU_SHARE * min(1, self.room.gpus)
+        jobs = [
+            Job(_label(run), train_student, {"run": run, "folder": folder}, 1, gpus) for folder, run in missing.items()
+        ]
+        run_jobs(jobs, self.watch)
+        return [Students(t, *pair) for t, *pair in zip(self.targets, folders[::2], folders[1::2], strict=True)]
+
+    def _wide_job(self, name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Job:
+        """A job that takes all the room there is."""
+        return Job(name, function, arguments, self.room.cpus, min(1, self.room.gpus))
+
+    def _student_folder(self, run: StudentRun) -> Path:
+        key = run.key(*student_windows(run.settings, self.cohort, run.patient))
+        name = model_name(self.cohort.dataset, run.patient)
+        backbone = find_backbone(run.settings.student.backbone).name
+        return (run.settings.runs / "students" / f"{name}-{backbone}-{key}").resolve()
 
 
 def cache_forecasts(
@@ -161,38 +203,6 @@ def cache_forecasts(
     train, _ = student_windows(settings, cohort, target)
     forecasts = compute_teacher_forecasts(built.forecaster(), train, stored.key, report)
     write_teacher_forecasts(forecasts, stored.forecasts)
-
-
-def obtain_students(
-    settings: PipelineSettings,
-    cohort: Cohort,
-    targets: list[str | None],
-    teachers: list[StoredTeacher],
-    room: Room,
-    say: Say,
-    watch: Watch,
-) -> list[Students]:
-    """A distilled student and one alone for every target, all of them trained side by side."""
-    runs = [
-        StudentRun(settings, target, weight, teacher)
-        for target, teacher in zip(targets, teachers, strict=True)
-        for weight in (settings.teacher_weight, 0.0)
-    ]
-    folders = [_student_folder(run, cohort) for run in runs]
-    missing = {folder: run for folder, run in zip(folders, runs, strict=True) if not folder.is_dir()}
-    say(f"students: {len(missing)} to train, {len(runs) - len(missing)} kept from equal runs")
-    jobs = [
-        Job(_label(run), train_student, {"run": run, "folder": folder.resolve()}, 1, GPU_SHARE * min(1, room.gpus))
-        for folder, run in missing.items()
-    ]
-    run_jobs(jobs, watch)
-    return [Students(t, *pair) for t, *pair in zip(targets, folders[::2], folders[1::2], strict=True)]
-
-
-def _student_folder(run: StudentRun, cohort: Cohort) -> Path:
-    key = run.key(*student_windows(run.settings, cohort, run.patient))
-    backbone = find_backbone(run.settings.student.backbone).name
-    return run.settings.runs / "students" / f"{cohort.dataset}-{run.patient or 'population'}-{backbone}-{key}"
 
 
 def _label(run: StudentRun) -> str:

@@ -15,7 +15,7 @@ from forecasting.forecaster import Forecaster, Network
 from forecasting.readers.datasets import load_cohort
 from forecasting.registry import model_name
 from forecasting.windows import Windows, WindowShape, cut_all, thin
-from trainer.backbones import LoadedBackbone, load_backbone, prompt_of
+from trainer.backbones import LoadedBackbone, load_backbone, prompt_of, weights_digest
 from trainer.catalogue import BACKBONES, Backbone, find_backbone
 from trainer.fit import build_examples, fit
 from trainer.progress import Report
@@ -79,8 +79,9 @@ def torch_network(model: TimeLLM) -> Network:
 
 def teacher_key(settings: PipelineSettings, train: Windows, validation: Windows) -> str:
     """What a trained teacher depends on."""
+    weights = weights_digest(find_backbone(settings.teacher.backbone), settings.teacher)
     parts = (settings.teacher.model_dump(), settings.teacher_training.model_dump(), settings.shape.model_dump())
-    return fingerprint("teacher", *parts, train.digest, validation.digest)
+    return fingerprint("teacher", weights, *parts, train.digest, validation.digest)
 
 
 def teacher_windows(data: DataSettings, shape: WindowShape, training: TrainingSettings) -> tuple[Windows, Windows]:
