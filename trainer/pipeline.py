@@ -46,7 +46,7 @@ class Outcome:
         distilled, alone = self.evaluation.rmse(STUDENT), self.evaluation.rmse(STUDENT_ALONE)
         return [
             f"distilled against the same student alone at {h} min: {distilled[h] - alone[h]:+.2f} mg/dL RMSE "
-            f"({'better' if distilled[h] < alone[h] else 'no benefit'}, one seed)"
+            f"({'lower' if distilled[h] < alone[h] else 'no benefit'}; one seed proves nothing)"
             for h in distilled
         ]
 
