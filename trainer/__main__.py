@@ -98,8 +98,8 @@ def teacher(settings: PipelineSettings) -> None:
     from trainer.progress import shown_progress
 
     data = settings.data
-    check_model(settings.teacher, settings.shape)
     cohort = load_cohort(data.dataset, data.data_dir, sampling_minutes=settings.shape.sampling_minutes)
+    check_model(settings.teacher, settings.shape)
     with shown_progress(console) as watch, stages_on_ray(settings, cohort, _say, watch) as stages:
         folder = stages.teacher()
     typer.echo(folder)

@@ -87,10 +87,10 @@ def distil_students(settings: PipelineSettings, say: Say, watch: Watch) -> list[
 def train_all(settings: PipelineSettings, say: Say, watch: Watch) -> Trained:
     """Teacher, its forecasts, and both students of every target, each kept from an equal run where there is one."""
     require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported)
-    for model in (settings.teacher, settings.student):
-        check_model(model, settings.shape)
     data = settings.data
     cohort = load_cohort(data.dataset, data.data_dir, data.patients, settings.shape.sampling_minutes)
+    for model in (settings.teacher, settings.student):
+        check_model(model, settings.shape)
     for sentence in (*cohort.left_out, *(f"{s.patient_id}: {f}" for s in cohort.chosen for f in s.findings)):
         say(sentence)
     if settings.distil_epochs not in (None, settings.student_training.epochs):
