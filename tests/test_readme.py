@@ -67,7 +67,7 @@ def test_the_models_are_listed(environment):
 def test_a_published_model_is_scored_beside_the_baselines(environment):
     report = json.loads(run(command("trainer evaluate"), environment))
     assert report["protocol"]["windows"] <= 500
-    assert {"persistence", "ridge, pooled", "virtual-population"} <= report["arms"].keys()
+    assert {"persistence", "ridge_pooled", "virtual-population"} <= report["arms"].keys()
 
 
 def test_the_service_answers_the_client(environment):

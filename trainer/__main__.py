@@ -36,7 +36,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer()
 app.add_typer(models_app, name="models")
-console = Console(width=None if sys.stdout.isatty() else 120)
+console = Console(width=None if sys.stdout.isatty() else 120)  # results
+news = Console(stderr=True)  # what is going on: a script that reads results is not disturbed
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 GateOption = Annotated[
     GateName | None,
@@ -100,7 +101,7 @@ def teacher(settings: PipelineSettings) -> None:
     data = settings.data
     cohort = load_cohort(data.dataset, data.data_dir, sampling_minutes=settings.shape.sampling_minutes)
     check_model(settings.teacher, settings.shape)
-    with shown_progress(console) as watch, stages_on_ray(settings, cohort, _say, watch) as stages:
+    with shown_progress(news) as watch, stages_on_ray(settings, cohort, _say, watch) as stages:
         folder = stages.teacher()
     typer.echo(folder)
 
@@ -113,7 +114,7 @@ def distil(settings: PipelineSettings) -> None:
     from trainer.pipeline import distil_students
     from trainer.progress import shown_progress
 
-    with shown_progress(console) as watch:
+    with shown_progress(news) as watch:
         folders = distil_students(settings, _say, watch)
     for folder in folders:
         typer.echo(folder)
@@ -137,7 +138,7 @@ def pipeline(
     from trainer.pipeline import run_pipeline
     from trainer.progress import shown_progress
 
-    with shown_progress(console) as watch:
+    with shown_progress(news) as watch:
         outcomes = run_pipeline(settings, Registry(registry, create=True), _say, watch)
     for outcome in outcomes:
         _print_outcome(outcome)
@@ -166,7 +167,7 @@ def evaluate(
     bundle, named = _open_reference(model, registry)
     shape = bundle.spec.shape
     cohort = load_cohort(dataset or "virtual", data_dir, patients or "all", shape.sampling_minutes)
-    with shown_progress(Console(stderr=True)) as watch:
+    with shown_progress(news) as watch:
         evaluation = score({bundle.spec.model: Forecaster.open(bundle)}, cohort, shape, part, max_windows, watch)  # type: ignore[arg-type]
     result = {"model": named, **evaluation.as_json()}
     if as_json:
@@ -234,7 +235,7 @@ def _warn(sentences: list[str]) -> None:
 
 
 def _say(sentence: str) -> None:
-    Console(stderr=True).print(sentence, highlight=False, soft_wrap=True)
+    news.print(sentence, highlight=False, soft_wrap=True)
 
 
 def _print_plan(settings: PipelineSettings) -> None:

@@ -16,7 +16,7 @@ from forecasting.readers.datasets import Cohort
 from forecasting.windows import Part, Windows, WindowShape, cut_all, thin
 from trainer.progress import Progress, Report, Watch
 
-PERSISTENCE, RIDGE_POOLED, RIDGE_PERSONAL = "persistence", "ridge, pooled", "ridge, personal"
+PERSISTENCE, RIDGE_POOLED, RIDGE_PERSONAL = "persistence", "ridge_pooled", "ridge_personal"
 BASELINES = (PERSISTENCE, RIDGE_POOLED, RIDGE_PERSONAL)
 CHUNK = 2048  # windows between two lines of progress
 
@@ -75,7 +75,7 @@ def evaluate(
         raise InsufficientData(f"{cohort.dataset} has no windows in its {part} part; {'; '.join(left_out[:2])}")
     forecasts = _baseline_forecasts(cohort, chosen, windows, shape)
     for arm, model in models.items():
-        forecasts[arm] = _predict_watched(model, windows, partial(watch, arm))
+        forecasts[arm] = _predict_watched(model, windows, partial(watch, f"scoring {arm.replace('_', ' ')}"))
     arms = {arm: _score(windows, f, shape) for arm, f in forecasts.items()}
     for scores in arms.values():
         _add_skill(scores["mean"], arms[PERSISTENCE]["mean"])

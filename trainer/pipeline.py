@@ -24,7 +24,7 @@ from trainer.teacher import open_trained, teacher_key, teacher_windows, train_te
 from trainer.teacher_forecasts import compute_teacher_forecasts, forecasts_key, write_teacher_forecasts
 from trainer.time_llm import check_model_shape
 
-TEACHER, STUDENT, STUDENT_ALONE = "teacher", "student, distilled", "student, alone"
+TEACHER, STUDENT, STUDENT_ALONE = "teacher", "student_distilled", "student_alone"
 GPU_SHARE = 0.25  # of a GPU, for a student: four train on one
 Say = Callable[[str], None]
 
@@ -206,7 +206,7 @@ def cache_forecasts(
 
 
 def _label(run: StudentRun) -> str:
-    return _named(STUDENT if run.teacher_weight else STUDENT_ALONE, run.patient)
+    return _named((STUDENT if run.teacher_weight else STUDENT_ALONE).replace("_", " "), run.patient)
 
 
 def _named(what: str, patient: str | None) -> str:

@@ -23,6 +23,12 @@ MODEL_HEADINGS = {  # in the README: in a terminal of 80 columns
     "student": "stu-\ndent",
     "distillation": "dis-\ntil",
 }
+LABELS = {  # of the arms of an evaluation; a model's own name is its label
+    "ridge_pooled": "ridge, pooled",
+    "ridge_personal": "ridge, personal",
+    "student_alone": "student, alone",
+    "student_distilled": "student, distilled",
+}
 MODELS_LEGEND = (
     "Parameters in millions (M): of the language model, of what a teacher and a student train at the default settings, "
     "and the size of the student's exported file."
@@ -140,7 +146,7 @@ def scores_table(evaluation: dict[str, Any], title: str) -> Table:
         cells = [f"{s[name]:.2f}" for name in ("rmse", "mae") for s in mean]
         cells += [f"{100 * s['skill']:.0f} %" for s in mean]
         cells += [f"{100 * s['coverage_90']:.0f} %" if "coverage_90" in s else "-" for s in mean]
-        table.add_row(arm, *cells)
+        table.add_row(LABELS.get(arm, arm), *cells)
     return table
 
 
@@ -149,7 +155,7 @@ def patients_table(evaluation: dict[str, Any], title: str) -> Table:
     arms, horizons = evaluation["arms"], _horizons(evaluation)
     table = _numbers(f"RMSE at\n{' / '.join(horizons)} min", title)
     for arm in arms:
-        table.add_column(arm.replace(", ", "\n"), justify="right", no_wrap=True)
+        table.add_column(LABELS.get(arm, arm).replace(", ", "\n"), justify="right", no_wrap=True)
     for patient in next(iter(arms.values()))["patients"]:
         table.add_row(patient, *(_rmses(arm["patients"].get(patient, {})) for arm in arms.values()))
     table.add_section()

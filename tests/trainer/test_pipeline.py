@@ -42,7 +42,7 @@ def test_a_second_run_publishes_nothing_new_and_ends_well(settings, registry):
     assert not second.is_new
     assert second.version.version == first.version.version == "1"
     assert len([line for line in heard if "kept from" in line]) == 3
-    assert set(first.evaluation.arms) >= {"persistence", "ridge, pooled", "ridge, personal", "teacher", STUDENT}
+    assert set(first.evaluation.arms) >= {"persistence", "ridge_pooled", "ridge_personal", "teacher", STUDENT}
     assert first.evaluation.arms == second.evaluation.arms
 
 
@@ -74,7 +74,7 @@ def test_the_users_command_distils_a_personal_student_of_patient_570(tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
     report = json.loads(evaluated.stdout)
     assert report["model"]["version"] == "1"
-    assert set(report["arms"]) == {"persistence", "ridge, pooled", "ridge, personal", "ohiot1dm-570"}
+    assert set(report["arms"]) == {"persistence", "ridge_pooled", "ridge_personal", "ohiot1dm-570"}
     assert set(report["arms"]["ohiot1dm-570"]["mean"]) == {"30", "60"}
     bundle = Registry(f"sqlite:///{tmp_path}/registry/mlflow.db", tmp_path / "other").fetch
     origin = bundle(Registry(f"sqlite:///{tmp_path}/registry/mlflow.db").resolve("ohiot1dm-570/1")).origin
