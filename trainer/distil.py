@@ -104,11 +104,9 @@ def _origin(run: StudentRun, dataset: str, built: BuiltModel, fitted: Fitted) ->
     teacher = {"name": run.teacher.name, "digest": run.teacher.digest} if run.teacher_weight else None
     return {
         "kind": "student",
-        "comment": find_backbone(run.settings.student.backbone).comment,
         "dataset": dataset,
         "patient": run.patient,
-        "backbone": built.backbone.origin,
-        "model": run.settings.student.model_dump(mode="json") | {"weights": built.backbone.origin["weights"]},
+        **built.origin(run.settings.student),
         "training": run.training.model_dump(mode="json"),
         "teacher_weight": run.teacher_weight,
         "teacher": teacher,

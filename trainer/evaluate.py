@@ -136,13 +136,16 @@ def _predict_watched(model: Forecaster, windows: Windows, report: Report) -> For
 
 
 def _score(windows: Windows, forecasts: Forecasts, shape: WindowShape) -> dict[str, Any]:
-    patients = score_patients(windows, forecasts, shape.steps_at(HORIZONS) or _last_step(shape))
+    patients = score_patients(windows, forecasts, scored_steps(shape))
     return {"mean": mean_over_patients(patients), "patients": patients}
 
 
-def _last_step(shape: WindowShape) -> dict[int, int]:
-    """Models that reach none of the usual horizons are scored at their last step."""
-    return {shape.minutes_ahead[-1]: shape.prediction_length - 1}
+def scored_steps(shape: WindowShape) -> dict[int, int]:
+    """{horizon in minutes: step}: 30 and 60 minutes, and the last step of a model that does not reach 60."""
+    steps = shape.steps_at(HORIZONS)
+    if shape.minutes_ahead[-1] < HORIZONS[-1]:
+        steps[shape.minutes_ahead[-1]] = shape.prediction_length - 1
+    return steps
 
 
 def _add_skill(mean: dict[str, Scores], persistence: dict[str, Scores]) -> None:

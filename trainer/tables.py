@@ -144,7 +144,7 @@ def scores_table(evaluation: dict[str, Any], title: str) -> Table:
     for arm, scores in evaluation["arms"].items():
         mean = [scores["mean"][h] for h in horizons]
         cells = [f"{s[name]:.2f}" for name in ("rmse", "mae") for s in mean]
-        cells += [f"{100 * s['skill']:.0f} %" for s in mean]
+        cells += [f"{round(100 * s['skill'])} %" for s in mean]
         cells += [f"{100 * s['coverage_90']:.0f} %" if "coverage_90" in s else "-" for s in mean]
         table.add_row(LABELS.get(arm, arm), *cells)
     return table

@@ -46,6 +46,15 @@ class BuiltModel:
     def tokenizer(self) -> Tokenizer | None:
         return self.backbone.tokenizer
 
+    def origin(self, settings: ModelSettings) -> dict[str, Any]:
+        """What it was built from, for origin.json; names no folder of this machine."""
+        described = {"weights": self.backbone.origin["weights"], "backbone": self.spec.backbone}
+        return {
+            "comment": find_backbone(settings.backbone).comment,
+            "backbone": self.backbone.origin,
+            "model": settings.model_dump(mode="json") | described,
+        }
+
     def forecaster(self) -> Forecaster:
         """The model behind the face that everything is scored through, run by torch where its weights are."""
         return Forecaster(self.spec, torch_network(self.model), self.tokenizer)
@@ -106,10 +115,8 @@ def train_teacher(settings: PipelineSettings, folder: Path, dataset: str, report
     )
     origin = {
         "kind": "teacher",
-        "comment": find_backbone(settings.teacher.backbone).comment,
         "dataset": dataset,
-        "backbone": built.backbone.origin,
-        "model": settings.teacher.model_dump(mode="json") | {"weights": built.backbone.origin["weights"]},
+        **built.origin(settings.teacher),
         "training": settings.teacher_training.model_dump(mode="json"),
         "windows": {"train": train.digest, "validation": validation.digest},
         "best_epoch": fitted.best_epoch,

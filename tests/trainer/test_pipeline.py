@@ -30,6 +30,7 @@ def run(arguments: list[str], tmp_path: Path) -> subprocess.CompletedProcess[str
         "PYTHON": sys.executable,
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/registry/mlflow.db",
         "HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
     }
     return subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
 
@@ -103,6 +104,12 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
         (["evaluate", "--model", "virtual-population"], "there is no registry at"),
         (["rollback", "--model", "virtual-population"], "there is no registry at"),
         (["publish", "nowhere"], "MANIFEST.json"),
+        (["pipeline"], "cannot be fetched from the model hub"),
+        (["models", "check", "bert-tiny"], "cannot be fetched from the model hub"),
+        (["models", "check", "bert-tini"], "did you mean"),
+        (["pipeline", "--teacher", "bert-large"], "go past the matrix with --allow-unsupported"),
+        (["pipeline", "--quantiles", "0.1,0.9"], "odd number"),
+        (["pipeline", "--teacher-layers", "99", "--teacher-weights", "random"], "num_layers is 99, BERT has 12"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_1(arguments, sentence, tmp_path):

@@ -1,9 +1,14 @@
 """Teachers: every mode trains, is stored, and comes back as it was."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from families import write_tiny
 
 from forecasting.errors import IntegrityError
 from forecasting.windows import WindowShape, cut_all
@@ -60,6 +65,17 @@ def test_one_seed_trains_one_teacher_and_another_seed_another(settings, tmp_path
         return json.loads((folder / "MANIFEST.json").read_text())["files"]["weights.safetensors"]["sha256"]
 
     assert digest(1, "a") == digest(1, "b") != digest(2, "c")
+
+
+def test_a_folder_of_any_model_can_be_the_backbone(settings, cohort, tmp_path):
+    folder = write_tiny("gpt2", tmp_path / "mine")
+    settings = with_teacher(settings, backbone=str(folder), weights="hub", num_heads=2)
+    trained = train_teacher(settings, tmp_path / "teacher", "small", lambda _: None)
+    built, bundle = open_trained(trained, settings.teacher, 1)
+    assert bundle.spec.backbone == "mine"
+    assert str(tmp_path) not in (trained / "origin.json").read_text()
+    windows = cut_all(cohort.everyone, settings.shape, "validation")[:3]
+    assert np.isfinite(built.forecaster().predict(windows.context, windows.minute_of_day).mean).all()
 
 
 def test_a_damaged_teacher_is_refused_by_name(settings, tmp_path):
