@@ -13,6 +13,7 @@ ACCEPTED_MG_DL = (10.0, 600.0)  # anything else is no reading
 SENSOR_MG_DL = (40.0, 400.0)  # what a sensor can tell; beyond it a value is censored
 LOW_MG_DL, HIGH_MG_DL = 70.0, 180.0
 MMOL_L_MEDIAN_BELOW = 35.0  # a median this small cannot be mg/dL
+LONGEST_FILL = 12  # steps that any model may fill
 RESTART_AFTER = 2.5  # steps without a reading after which the grid is anchored anew
 FOLLOW = 0.2  # share of a reading's distance by which the grid's phase moves: drift is followed, jitter averaged
 
@@ -112,10 +113,12 @@ def place_on_grid(times: np.ndarray, sampling_minutes: int) -> np.ndarray:
 def _follow_clock(offsets: np.ndarray) -> np.ndarray:
     """(n,) times in steps since the first → (n,) int64 steps of a grid whose phase follows the readings."""
     steps = np.empty(len(offsets), np.int64)
-    phase, before, last = 0.0, -np.inf, -1
+    phase, before, last = 0.0, -np.inf, 0
     for row, offset in enumerate(offsets.tolist()):
         if offset - before > RESTART_AFTER:
-            last = max(math.floor(offset + 0.5), last + 1)
+            # back to the clock, but never so far that drift hides a pause from the gap rule
+            pause = min(max(1, math.floor(offset - before + 0.5)), LONGEST_FILL + 2) if row else 0
+            last = max(math.floor(offset + 0.5), last + pause)
             phase = offset - last
         else:
             last = math.floor(offset - phase + 0.5)

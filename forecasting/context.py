@@ -56,8 +56,9 @@ def context_from(
     longer than the model fills, or a stale last reading.
     """
     times = _check_times(readings)
-    _check_moment(readings[-1].time, as_of, now or dt.datetime.now(dt.UTC))
-    glucose, warnings = _check_values(readings, unit)
+    warnings = _check_moment(readings[-1].time, as_of, now or dt.datetime.now(dt.UTC))
+    glucose, more = _check_values(readings, unit)
+    warnings += more
     steps = place_back_from_last(times, shape.sampling_minutes)
     # no earlier step can matter, and an absurd first time must not ask for a grid of centuries
     size = min(1 - int(steps[0]), shape.context_length + shape.max_fill_bins)
@@ -122,7 +123,8 @@ def _check_times(readings: Sequence[Reading]) -> np.ndarray:
     return np.array(stamps, "datetime64[s]")
 
 
-def _check_moment(last: dt.datetime, as_of: dt.datetime | None, now: dt.datetime) -> None:
+def _check_moment(last: dt.datetime, as_of: dt.datetime | None, now: dt.datetime) -> list[str]:
+    """Warnings where the forecast is not for this moment."""
     moment, what = (as_of, "as_of") if as_of is not None else (now, "the clock of this service")
     if last - moment > AHEAD_AT_MOST:
         raise InvalidReadings(
@@ -135,6 +137,13 @@ def _check_moment(last: dt.datetime, as_of: dt.datetime | None, now: dt.datetime
             f"the last reading is {_minutes(as_of - last)} minutes older than as_of; at most 15 are allowed: "
             "send newer readings"
         )
+    if as_of is None and now - last > STALE_AFTER:
+        return [
+            f"the last reading is {_minutes(now - last)} minutes old by the clock of this service: so is the forecast"
+        ]
+    if as_of is not None and as_of - now > AHEAD_AT_MOST:
+        return [f"as_of lies {_minutes(as_of - now)} minutes ahead of the clock of this service"]
+    return []
 
 
 def _minutes(span: dt.timedelta) -> str:

@@ -24,18 +24,20 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from forecasting.bundle import Bundle, read_bundle
-from forecasting.errors import IntegrityError, InvalidSetting, NotFound, RegistryUnavailable
+from forecasting.errors import IntegrityError, InvalidInput, InvalidSetting, NotFound, RegistryUnavailable
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 POPULATION = "population"
 DEFAULT_URI = "sqlite:///registry/mlflow.db"
 SERVERS = ("http://", "https://", "postgresql://", "mysql://")
 DIGEST_TAG = "manifest_sha256"
+ROLLED_BACK_TAG = "rolled_back"
 EXPERIMENT = "glucast"
 
 log = logging.getLogger("glucast.registry")
-for noisy in ("mlflow", "alembic"):  # schema migrations and hints are no news to our users
-    logging.getLogger(noisy).setLevel(logging.WARNING)
+# schema migrations and hints are no news to our users; urllib3 warns with the whole request, which may name a patient
+for noisy, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING), ("urllib3", logging.ERROR)):
+    logging.getLogger(noisy).setLevel(level)
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,20 @@ def parse_reference(reference: str) -> tuple[str, str | None, str | None]:
     """`name`, `name@alias` or `name/version` → (name, alias, version); a bare name means its champion."""
     matched = re.fullmatch(r"([\w.\-]+)(?:@([\w\-]+)|/(\d{1,9}))?", reference)
     if matched is None or (matched[2] or "").lower() == "latest":  # MLflow's word for the newest, tried or not
-        raise InvalidSetting(f"{reference!r} is no model reference; write name, name@alias or name/version")
+        raise InvalidInput(f"{reference!r} is no model reference; write name, name@alias or name/version", "model")
     name, alias, version = matched.groups()
     return name, alias or (None if version else CHAMPION), version
+
+
+def check_uri(uri: str) -> str:
+    """The tracking URI as it is; InvalidSetting for any place that is no registry."""
+    if not uri.startswith((*SERVERS, "sqlite:///")):
+        raise InvalidSetting(f"{_masked(uri)!r} is no registry; give {', '.join((*SERVERS, 'sqlite:///'))}…")
+    return uri
+
+
+def _masked(uri: str) -> str:
+    return re.sub(r"//[^/]*@", "//", uri)  # a URI may hold a password
 
 
 class Registry:
@@ -86,7 +99,7 @@ class Registry:
 
     def __init__(self, uri: str | None = None, cache: Path | None = None, *, create: bool = False) -> None:
         """create: make a missing SQLite registry; readers leave it False and are told that there is none."""
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+        self.uri = check_uri(uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
         self.cache = cache or Path.home() / ".cache" / "glucast" / "bundles"
         self._folder = self._sqlite_folder(create)
         with self._answering():
@@ -95,14 +108,16 @@ class Registry:
     def publish(self, bundle: Bundle, tags: dict[str, str]) -> tuple[Version, bool]:
         """Publish a bundle as the challenger of its model; (version, is it new).
 
-        A version with equal content is returned as it is: nothing is written twice, but files that the artifact
-        store has lost or damaged are restored.
+        Equal content is not written twice: its version becomes the challenger again, unless it is champion, and
+        files that the artifact store has lost or damaged are restored.
         """
         name = bundle.spec.model
         with self._answering():
             if (known := self._with_digest(name, bundle.digest)) is not None:
                 self._restore(known, bundle)
-                return known, False
+                if CHAMPION not in known.aliases:
+                    self._client.set_registered_model_alias(name, CHALLENGER, known.version)
+                return self.resolve(f"{name}/{known.version}"), False
             self._ensure_model(name)
             run = self._client.create_run(self._experiment_id(), tags={"mlflow.runName": _run_name(bundle, tags)})
             self._client.log_artifacts(run.info.run_id, str(bundle.folder), "bundle")
@@ -117,27 +132,28 @@ class Registry:
         return self.resolve(f"{name}/{made.version}"), True
 
     def resolve(self, reference: str) -> Version:
-        """The version that `name`, `name@alias` or `name/version` means now; NotFound where there is none."""
+        """The version that `name`, `name@alias` or `name/version` means now.
+
+        Raises NotFound where there is none, with what there is; InvalidInput for what is no reference.
+        """
+        found = self.find(reference)
+        if found is None:
+            raise NotFound(self._unknown(reference, parse_reference(reference)[0]))
+        return found
+
+    def find(self, reference: str) -> Version | None:
+        """Like resolve, None where there is no such version."""
         name, alias, number = parse_reference(reference)
         with self._answering():
             try:
                 if alias is not None:
-                    found = self._client.get_model_version_by_alias(name, alias)
-                else:
-                    found = self._client.get_model_version(name, str(number))
-                # alias look-ups leave the aliases of the version out
-                return _version(self._client.get_model_version(name, found.version))
+                    number = self._client.get_model_version_by_alias(name, alias).version
+                # look-ups by alias leave the aliases of the version out
+                return _version(self._client.get_model_version(name, str(number)))
             except MlflowException as error:
                 if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                    raise NotFound(self._unknown(reference, name)) from error
+                    return None
                 raise
-
-    def find(self, reference: str) -> Version | None:
-        """Like resolve, None where there is no such version."""
-        try:
-            return self.resolve(reference)
-        except NotFound:
-            return None
 
     def fetch(self, version: Version) -> Bundle:
         """The verified bundle of a version, from the local cache or downloaded into it.
@@ -166,6 +182,15 @@ class Registry:
                     raise
         return read_bundle(kept, version.digest)
 
+    def require_champion(self, name: str, expected: Version | None) -> None:
+        """Raises IntegrityError where the champion is no longer the one that a gate compared with.
+
+        MLflow cannot move an alias on a condition: asked right before a promotion, this leaves a moment only.
+        """
+        now = self.find(f"{name}@{CHAMPION}")
+        if (now and now.version) != (expected and expected.version):
+            raise IntegrityError(f"the champion of {name} changed meanwhile; promote again to compare with it")
+
     def promote(self, version: Version, tags: dict[str, str]) -> None:
         """Make a version champion; the old champion becomes `previous`. The gate is the caller's."""
         old = self.find(f"{version.name}@{CHAMPION}")
@@ -175,15 +200,21 @@ class Registry:
             if old is not None and old.version != version.version:
                 self._client.set_registered_model_alias(version.name, PREVIOUS, old.version)
             self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
+            if CHALLENGER in self.resolve(f"{version.name}/{version.version}").aliases:
+                self._client.delete_registered_model_alias(version.name, CHALLENGER)
 
     def roll_back(self, name: str) -> tuple[Version, Version]:
-        """Make the previous version champion again; (now champion, no longer champion)."""
+        """Make the previous version champion again; (now champion, no longer champion).
+
+        The version that goes is tagged, so that an automatic promotion does not bring it back.
+        """
         champion, previous = self.find(f"{name}@{CHAMPION}"), self.find(f"{name}@{PREVIOUS}")
         if champion is None or previous is None:
             raise NotFound(f"{name} has no previous champion to go back to; promote another version instead")
         with self._answering():
             self._client.set_registered_model_alias(name, CHAMPION, previous.version)
             self._client.set_registered_model_alias(name, PREVIOUS, champion.version)
+            self._client.set_model_version_tag(name, champion.version, ROLLED_BACK_TAG, "true")
         return previous, champion
 
     def names(self) -> list[str]:
@@ -239,11 +270,9 @@ class Registry:
         return self._client.create_experiment(EXPERIMENT, artifact_location=place)
 
     def _sqlite_folder(self, create: bool) -> Path | None:
-        """The folder of a SQLite registry; None for a server. InvalidSetting for any other kind of place."""
+        """The folder of a SQLite registry; None for a server."""
         if self.uri.startswith(SERVERS):
             return None
-        if not self.uri.startswith("sqlite:///"):
-            raise InvalidSetting(f"{self.uri!r} is no registry; give {', '.join((*SERVERS, 'sqlite:///'))}…")
         file = Path(self.uri.removeprefix("sqlite:///"))
         if create:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -278,7 +307,7 @@ class Registry:
             raise RegistryUnavailable(self._silent(error)) from error
 
     def _silent(self, error: Exception) -> str:
-        place = re.sub(r"//[^/]*@", "//", self.uri)  # a URI may hold a password
+        place = _masked(self.uri)
         return f"the registry at {place} does not answer ({type(error).__name__}); start it or set MLFLOW_TRACKING_URI"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import BaseModel, ConfigDict, Field
 
-from forecasting.cgm import GlucoseSeries, censor, fill_short_gaps
+from forecasting.cgm import LONGEST_FILL, GlucoseSeries, censor, fill_short_gaps
 from forecasting.errors import InvalidSetting
 
 Part = Literal["train", "validation", "calibration", "test"]
@@ -26,7 +26,7 @@ class WindowShape(BaseModel):
     sampling_minutes: int = Field(5, ge=1, le=60, description="minutes between two steps of the grid")
     context_length: int = Field(36, ge=2, le=2016, description="past steps a forecast looks at")
     prediction_length: int = Field(12, ge=1, le=288, description="future steps it foretells")
-    max_fill_bins: int = Field(1, ge=0, le=12, description="longest gap of the context that is filled")
+    max_fill_bins: int = Field(1, ge=0, le=LONGEST_FILL, description="longest gap of the context that is filled")
 
     @property
     def minutes_ahead(self) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from forecasting.errors import (
 
 STATUS = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidSetting: grpc.StatusCode.INTERNAL,  # of this service: no caller can have caused it
     InsufficientData: grpc.StatusCode.FAILED_PRECONDITION,
     NotFound: grpc.StatusCode.NOT_FOUND,
     IntegrityError: grpc.StatusCode.DATA_LOSS,
@@ -35,6 +36,7 @@ OPTIONS = (
     ("grpc.max_connection_age_ms", 300_000),  # balancers choose per connection: let them choose again
     ("grpc.max_connection_age_grace_ms", 30_000),
 )
+NO_REGISTRY = "the model registry does not answer and this model is not loaded; try again later"
 READY = "ready"  # the health name that tells readiness; "" and the services' names tell liveness
 
 _log = logging.getLogger("glucast.serving")
@@ -79,8 +81,11 @@ class ErrorsAsStatuses(UnaryInterceptor):
                 raise
             except Exception as error:  # noqa: BLE001 - the outermost edge: nothing may leave it as it is
                 code = status_of(error)
-                if code is None:
+                if code is None or code is grpc.StatusCode.INTERNAL:
                     await context.abort(grpc.StatusCode.INTERNAL, _log_internal(error))
+                if code is grpc.StatusCode.UNAVAILABLE:  # the sentence says where the registry is
+                    _log.warning("unavailable: %s", error)
+                    await context.abort(code, NO_REGISTRY)
                 await context.abort(code, str(error))
 
         return answer

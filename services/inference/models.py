@@ -48,11 +48,15 @@ class OnePerKey:
 
     async def run(self, key: Any, work: Callable[[], Awaitable[Any]]) -> Any:
         """The result of `work`, which goes on even when the caller who began it is cancelled."""
+        return await asyncio.shield(self.start(key, work))
+
+    def start(self, key: Any, work: Callable[[], Awaitable[Any]]) -> asyncio.Task:
+        """Begin `work`, unless it is under way."""
         task = self._running.get(key)
         if task is None:
             task = self._running[key] = asyncio.ensure_future(work())  # type: ignore[arg-type]
             task.add_done_callback(lambda done: self._ended(key, done))
-        return await asyncio.shield(task)
+        return task
 
     def _ended(self, key: Any, done: asyncio.Task) -> None:
         del self._running[key]
@@ -73,7 +77,7 @@ class Models:
         self._registry: Registry | None = None
         self._connecting = threading.Lock()
         self._found: OrderedDict[str, Finding] = OrderedDict()
-        self._opened: WeakValueDictionary[tuple[str, str], Forecaster] = WeakValueDictionary()
+        self._opened: WeakValueDictionary[tuple[str, str, str], Forecaster] = WeakValueDictionary()
         self._look_ups, self._loads = OnePerKey(), OnePerKey()
 
     async def first(self, references: tuple[str, ...]) -> Served:
@@ -104,6 +108,9 @@ class Models:
         if known is not None and time.monotonic() < known.until:
             self._found.move_to_end(reference)
             return known.outcome
+        if known is not None and isinstance(known.outcome, Served):
+            self._look_ups.start(reference, lambda: self._look_up(reference))  # a slow registry holds nobody up
+            return known.outcome
         return await self._look_ups.run(reference, lambda: self._look_up(reference))
 
     async def _look_up(self, reference: str) -> Outcome:
@@ -126,13 +133,16 @@ class Models:
 
     async def _resolve(self, reference: str) -> Version:
         try:
-            return await asyncio.to_thread(lambda: self._connected().resolve(reference))
+            found = await asyncio.to_thread(lambda: self._connected().find(reference))
         except RegistryUnavailable:
             self._telemetry.sync_failures.inc()
             raise
+        if found is None:
+            raise NotFound(f"there is no {reference} in the registry; publish and promote it, or name another model")
+        return found
 
     async def _open(self, version: Version) -> Served:
-        key = version.name, version.version
+        key = version.name, version.version, version.digest  # a registry made anew counts from 1 again
         forecaster = self._opened.get(key)
         if forecaster is None:
             forecaster = await self._loads.run(key, lambda: self._load(version))
@@ -145,7 +155,7 @@ class Models:
         except GlucastError as error:
             self._telemetry.load_failures.labels(type(error).__name__).inc()
             raise
-        self._opened[version.name, version.version] = forecaster
+        self._opened[version.name, version.version, version.digest] = forecaster
         _log.info("opened %s version %s (digest %s)", public_name(version.name), version.version, version.digest[:12])
         return forecaster
 

@@ -1,7 +1,7 @@
 """Which models may answer a request."""
 
 from forecasting.errors import InvalidInput, InvalidSetting
-from forecasting.registry import model_name
+from forecasting.registry import POPULATION, model_name
 
 
 def references_for(patient_id: str, model: str, namespace: str) -> tuple[str, ...]:
@@ -18,7 +18,7 @@ def references_for(patient_id: str, model: str, namespace: str) -> tuple[str, ..
     return (model,) if model else (personal, model_name(namespace))
 
 
-def is_for_another_patient(model: str, patient_id: str) -> bool:
-    """Was this model made for one person, and is that somebody else?"""
-    dataset, _, _ = model.partition("-")  # a data set's name holds no '-'
-    return model not in (model_name(dataset), model_name(dataset, patient_id))
+def is_for_another_patient(model: str, patient_id: str, namespace: str) -> bool:
+    """Was this model made for one person, and is that somebody else? Ids of other data sets are other people's."""
+    _, _, owner = model.partition("-")  # a data set's name holds no '-'
+    return owner != POPULATION and model != model_name(namespace, patient_id)

@@ -20,6 +20,7 @@ from services.inference.telemetry import Telemetry
 
 UNITS: dict[int, Unit] = {pb.MG_DL: "mg/dL", pb.MMOL_L: "mmol/L"}
 LIMITS: dict[int, Limit] = {pb.LOW: "low", pb.HIGH: "high"}
+READINGS_AT_MOST = 10_000  # a month of five-minute readings; no context is longer
 RISK_MINUTES = (30, 60)
 TIMES = (dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.datetime(2200, 1, 1, tzinfo=dt.UTC))
 UTC_OFFSET_MINUTES = 14 * 60  # no place on Earth is further from UTC
@@ -42,7 +43,7 @@ class ForecasterServicer(forecaster_pb2_grpc.ForecasterServicer):
             context = context_of(request, shape)
             forecasts = served.forecaster.predict(context.glucose_mg_dl, context.minute_of_day)
             response = response_from(forecasts, context, shape, served)
-            if is_for_another_patient(served.version.name, request.patient_id):
+            if is_for_another_patient(served.version.name, request.patient_id, self._namespace):
                 response.warnings.append("the model that was named is another patient's own: it does not know this one")
             return response
 
@@ -51,6 +52,12 @@ def context_of(request: pb.ForecastRequest, shape: WindowShape) -> Context:
     """What the model looks at; raises InvalidInput and InsufficientData in sentences for the caller."""
     if request.unit not in UNITS:
         raise InvalidReadings("the request has no unit of glucose; say MG_DL or MMOL_L", "unit")
+    if len(request.readings) > READINGS_AT_MOST:
+        raise InvalidReadings(
+            f"the request has {len(request.readings)} readings, at most {READINGS_AT_MOST} are allowed: "
+            "send the last hours",
+            "readings",
+        )
     readings = [_reading_from(reading, k) for k, reading in enumerate(request.readings)]
     as_of = _time_from(request.as_of, "as_of") if request.HasField("as_of") else None
     offset = _utc_offset(request, readings[-1].time) if readings else None
@@ -122,6 +129,8 @@ def _point(forecasts: Forecasts, step: int, origin: dt.datetime, minutes_ahead: 
 
 
 def _risks(forecasts: Forecasts, shape: WindowShape) -> list[pb.Risk]:
+    if not forecasts.levels:
+        return []
     below, above = forecasts.probability_below(LOW_MG_DL)[0], forecasts.probability_above(HIGH_MG_DL)[0]
     return [
         pb.Risk(minutes_ahead=minutes, below_70=below[step], above_180=above[step])

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from forecasting.errors import InvalidSetting
+from forecasting.registry import check_uri
 
 PREFIX = "GLUCAST_"
 
@@ -22,6 +25,15 @@ class Settings(BaseSettings):
     registry: str | None = Field(
         None, description="tracking URI of the registry; else MLFLOW_TRACKING_URI, else sqlite:///registry/mlflow.db"
     )
+
+    @field_validator("registry")
+    @classmethod
+    def _is_registry(cls, uri: str | None) -> str | None:
+        try:
+            return uri and check_uri(uri)
+        except InvalidSetting as error:
+            raise ValueError(str(error)) from error
+
     cache: Path | None = Field(None, description="folder of verified bundles; else ~/.cache/glucast/bundles")
     reflection: bool = Field(False, description="let clients list services and messages; for development")
     refresh_seconds: float = Field(30.0, gt=0, description="how long a look-up in the registry is remembered")

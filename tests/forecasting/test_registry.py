@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from forecasting.errors import IntegrityError, InvalidSetting, NotFound, RegistryUnavailable
+from forecasting.errors import IntegrityError, InvalidInput, InvalidSetting, NotFound, RegistryUnavailable
 from forecasting.registry import DIGEST_TAG, Registry, Version, model_name, parse_reference
 
 
@@ -92,7 +92,7 @@ def test_an_unknown_model_is_not_answered_with_the_names_of_patients(registry, p
 @pytest.mark.parametrize("alias", ["latest", "Latest", "LATEST"])
 def test_mlflows_word_for_the_newest_version_never_reaches_an_unproven_one(registry, publish, alias):
     publish("newest-1")
-    with pytest.raises(InvalidSetting, match="write name, name@alias or name/version"):
+    with pytest.raises(InvalidInput, match="write name, name@alias or name/version"):
         registry.resolve(f"newest-1@{alias}")
 
 
@@ -100,7 +100,7 @@ def test_mlflows_word_for_the_newest_version_never_reaches_an_unproven_one(regis
     "reference", ["", "a/b", "a@", "a/", " a", "a b", "../a", "a@b@c", "a/1/2", "a/-1", "a\n", "models:/a/1"]
 )
 def test_what_is_no_reference_is_refused(reference):
-    with pytest.raises(InvalidSetting, match="is no model reference; write name, name@alias or name/version"):
+    with pytest.raises(InvalidInput, match="is no model reference; write name, name@alias or name/version"):
         parse_reference(reference)
 
 
@@ -231,3 +231,25 @@ def test_no_two_patients_share_a_name_and_every_name_is_safe():
             assert "/" not in name
             assert parse_reference(name)[0] == name
     assert len(named) > 500
+
+
+def test_a_password_in_the_uri_is_never_said():
+    with pytest.raises(InvalidSetting) as refused:
+        Registry("postgresql+psycopg2://user:secret@db/mlflow")
+    assert "secret" not in str(refused.value)
+
+
+def test_a_champion_that_moved_while_a_gate_was_scoring_is_noticed(registry, publish):
+    first = publish("moved-1")
+    registry.require_champion("moved-1", None)
+    registry.promote(first, {})
+    with pytest.raises(IntegrityError, match="changed meanwhile"):
+        registry.require_champion("moved-1", None)
+    registry.require_champion("moved-1", first)
+
+
+def test_a_promoted_version_is_no_longer_the_challenger(registry, publish):
+    version = publish("alias-1")
+    assert version.aliases == ("challenger",)
+    registry.promote(version, {})
+    assert registry.resolve("alias-1").aliases == ("champion",)
