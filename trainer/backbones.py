@@ -2,13 +2,16 @@
 
 import hashlib
 import importlib.util
+import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
@@ -17,11 +20,13 @@ from transformers.utils import logging as transformers_logging
 from forecasting.errors import InvalidSetting, NotFound, WeightsUnavailable
 from forecasting.prompts import PromptSpec, longest_prompt, unpadded
 from forecasting.windows import WindowShape
-from trainer.catalogue import Backbone
+from trainer.catalogue import Backbone, nearest_names
 from trainer.settings import ModelSettings
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 HUB_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+OLD_WEIGHTS = "pytorch_model.bin"  # read by torch as plain tensors (weights_only), where there is nothing else
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "merges.txt", "vocab.json")
 PADDING_TOKENS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")  # the first that a tokenizer knows
 UNUSED = ("pooler.", "lm_head", "cls.", "position_ids", "predictions.", "qa_outputs")  # heads we never run
 
@@ -62,7 +67,7 @@ def load_backbone(entry: Backbone, settings: ModelSettings, seed: int) -> Loaded
     model = _load_strictly(folder, config, getattr(torch, settings.dtype))
     tokenizer = None
     if settings.prompt != "none":
-        tokenizer = _load_tokenizer(folder)
+        tokenizer = _load_tokenizer(folder, config)
     origin = {"weights": _describe(settings.weights), "sha256": digest_of_weights(folder), "tokenizer": "its own"}
     return _loaded(model, tokenizer, origin)
 
@@ -79,7 +84,7 @@ def check_backbone_settings(entry: Backbone, settings: ModelSettings) -> None:
     config = read_config(entry, folder)
     _keep_layers(config, settings.num_layers, entry)
     if settings.prompt != "none":
-        _check_vocabulary(_load_tokenizer(folder), config.vocab_size, settings.backbone)
+        _check_vocabulary(_load_tokenizer(folder, config), config.vocab_size, settings.backbone)
 
 
 def find_weights(entry: Backbone, weights: str) -> Path:
@@ -90,12 +95,16 @@ def find_weights(entry: Backbone, weights: str) -> Path:
     if weights == "hub" and entry.is_custom and Path(entry.repository).expanduser().is_dir():
         weights = entry.repository
     if weights == "hub":
-        return _download(entry)
+        return _checked_folder(_download(entry.repository), entry.repository)
     folder = _package_folder(weights) if weights.startswith("package:") else Path(weights).expanduser()
     if not folder.is_dir():
         raise NotFound(f"there is no folder {weights}; give hub, random, or a folder in Hugging Face layout")
-    if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in WEIGHT_FILES):
-        raise InvalidSetting(f"{weights} is no model folder: it needs config.json and one of {', '.join(WEIGHT_FILES)}")
+    return _checked_folder(folder, weights)
+
+
+def _checked_folder(folder: Path, name: str) -> Path:
+    if not (folder / "config.json").is_file() or not any((folder / file).is_file() for file in WEIGHT_FILES):
+        raise InvalidSetting(f"{name} is no model folder: it needs config.json and one of {', '.join(WEIGHT_FILES)}")
     return folder
 
 
@@ -122,11 +131,14 @@ def _check_vocabulary(tokenizer: Tokenizer, embedded: int, name: str) -> None:
 def read_config(entry: Backbone, folder: Path) -> PreTrainedConfig:
     """The configuration of a folder, checked against the catalogue where the backbone is one of ours."""
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if entry.is_custom:
+            return AutoConfig.from_pretrained(folder, local_files_only=True)
+        facts = json.loads((folder / "config.json").read_text())
+        # older repositories do not say which kind they are; the catalogue knows
+        config = AutoConfig.for_model(facts.pop("model_type", entry.model_type), **facts)
     except (OSError, ValueError, KeyError) as error:
         raise InvalidSetting(f"{folder.name} has no usable config.json: {str(error).splitlines()[0]}") from error
-    if not entry.is_custom:
-        check_config(entry, config, folder.name)
+    check_config(entry, config, folder.name)
     return config
 
 
@@ -148,9 +160,13 @@ def weights_digest(entry: Backbone, settings: ModelSettings) -> str:
 
 
 def digest_of_weights(folder: Path) -> str:
-    """sha256 over the configuration and the weight files, in order of name."""
+    """sha256 over configuration, tokenizer and weight files, in order of name."""
     sha = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.name == "config.json" or p.suffix in (".safetensors", ".bin")):
+    named = ("config.json", *TOKENIZER_FILES)
+    for path in sorted(
+        p for p in folder.iterdir() if p.name in named or p.suffix in (".safetensors", ".bin", ".model")
+    ):
+        sha.update(path.name.encode())
         with path.open("rb") as file:
             sha.update(hashlib.file_digest(file, "sha256").digest())
     return sha.hexdigest()
@@ -188,7 +204,7 @@ def _load_strictly(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -
         model, info = AutoModel.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InvalidSetting(f"{folder.name} cannot be loaded: {str(error).splitlines()[0]}") from error
     lost = [k for k in [*info["missing_keys"], *info["mismatched_keys"]] if not any(u in str(k) for u in UNUSED)]
     if lost:
@@ -196,10 +212,10 @@ def _load_strictly(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -
     return model
 
 
-def _load_tokenizer(folder: Path) -> Tokenizer:
+def _load_tokenizer(folder: Path, config: PreTrainedConfig) -> Tokenizer:
     try:
-        return unpadded(AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer)
-    except (OSError, ValueError, AttributeError) as error:
+        return unpadded(AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True).backend_tokenizer)
+    except Exception as error:
         raise InvalidSetting(f"{folder.name} has no usable tokenizer: {str(error).splitlines()[0]}") from error
 
 
@@ -213,12 +229,19 @@ def _keep_layers(config: PreTrainedConfig, num_layers: int | None, entry: Backbo
     config.num_hidden_layers = num_layers
 
 
-def _download(entry: Backbone) -> Path:
+@cache
+def _download(repository: str) -> Path:
+    """A repository's snapshot in the hub's cache; asked for once, so that one run sees one state of it."""
     try:
-        return Path(snapshot_download(entry.repository, allow_patterns=HUB_PATTERNS, etag_timeout=10))
+        folder = Path(snapshot_download(repository, allow_patterns=HUB_PATTERNS, etag_timeout=10))
+        if not any(folder.glob("model*.safetensors")):
+            folder = Path(snapshot_download(repository, allow_patterns=[*HUB_PATTERNS, OLD_WEIGHTS], etag_timeout=10))
+        return folder
     except (OSError, ValueError, HfHubHTTPError) as error:
+        near = nearest_names(repository)
+        hint = f" (did you mean {' or '.join(near)}?)" if near and repository.lower() not in near else ""
         raise WeightsUnavailable(
-            f"the weights of {entry.repository} cannot be fetched from the model hub ({type(error).__name__}); "
+            f"the weights of {repository} cannot be fetched from the model hub{hint} ({type(error).__name__}); "
             "give a folder in Hugging Face layout, or ask for random weights with the value 'random'"
         ) from error
 

@@ -65,11 +65,11 @@ class Backbone:
 
     @property
     def comment(self) -> str:
-        """One line that tells runs apart: `BERT-tiny 2 layers 128 wide (prajjwal1/bert-tiny)`."""
+        """One line that tells runs apart: `BERT-tiny 2 layers 128 wide`. Where the weights came from is another."""
         if self.is_custom:
             return f"custom {self.name}"
         widths = dict.fromkeys((self.embed_dim, self.hidden_dim))
-        return f"{self.label} {self.num_layers} layers {' to '.join(map(str, widths))} wide ({self.repository})"
+        return f"{self.label} {self.num_layers} layers {' to '.join(map(str, widths))} wide"
 
     def _first(self, *keys: str) -> int | None:
         return next((self.config[key] for key in keys if key in self.config), None)
@@ -218,10 +218,10 @@ def find_backbone(name: str) -> Backbone:
     found = _BY_NAME.get(name.strip().lower())
     if found is None and (Path(name).expanduser() / "config.json").is_file():
         return Backbone(safe_name(Path(name).expanduser().resolve().name), "custom", name, "", EVERY_ROLE, {})
-    if found is None and re.fullmatch(r"[\w.\-]+/[\w.\-]+", name) and not _nearest(name):
+    if found is None and re.fullmatch(r"[\w.\-]+/[\w.\-]+", name):
         return Backbone(safe_name(name), "custom", name, "", EVERY_ROLE, {})
     if found is None:
-        near = _nearest(name, 0.5)
+        near = nearest_names(name)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise NotFound(f"there is no backbone {name!r}; {hint}supported are {', '.join(BACKBONES)}")
     return found
@@ -232,9 +232,9 @@ def safe_name(name: str) -> str:
     return name.replace("/", "--")
 
 
-def _nearest(name: str, cutoff: float = 0.85) -> list[str]:
+def nearest_names(name: str) -> list[str]:
     """Names of the matrix that this one may have been meant to be."""
-    return difflib.get_close_matches(name.lower(), _BY_NAME, n=3, cutoff=cutoff)
+    return difflib.get_close_matches(name.lower(), _BY_NAME, n=3, cutoff=0.5)
 
 
 def why_unsupported(backbone: Backbone, *roles: Role) -> str | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from forecasting.bundle import ModelSpec
+from forecasting.cgm import SENSOR_MG_DL
 from forecasting.errors import IntegrityError
 from trainer.time_llm import Folded, TimeLLM
 
@@ -82,7 +83,9 @@ def largest_difference(folded: Folded, spec: ModelSpec, path: Path) -> float:
             expected = folded(*inputs).numpy()
         found = session.run(["y"], dict(zip(["x", "prompt_ids"], [i.numpy() for i in inputs], strict=False)))[0]
         worst = max(worst, float(np.abs(found - expected).max()))
-    return worst * spec.normalisation.scale_mg_dl
+    # a window of revin is scaled by its own deviation, which the sensor's range bounds
+    widest = (SENSOR_MG_DL[1] - SENSOR_MG_DL[0]) / 2
+    return worst * (spec.normalisation.scale_mg_dl if spec.normalisation.kind == "level" else widest)
 
 
 def _random_inputs(spec: ModelSpec, rows: int) -> tuple[Tensor, ...]:

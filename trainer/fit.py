@@ -11,7 +11,7 @@ from torch import Tensor
 
 from forecasting.bundle import ModelSpec
 from forecasting.encoding import encode
-from forecasting.errors import InsufficientData
+from forecasting.errors import InsufficientData, InvalidSetting
 from forecasting.prompts import tokenise, write_prompts
 from forecasting.windows import Windows
 from trainer.progress import Progress, Report
@@ -110,7 +110,7 @@ def fit(
     """Train, and leave the model with the weights of its best epoch by validation loss (truth alone).
 
     Reproducible bit for bit on a CPU for a given seed and number of threads.
-    Raises InsufficientData where a part is empty.
+    Raises InsufficientData where a part is empty, InvalidSetting where the loss diverges.
     """
     if not len(train) or not len(validation):
         raise InsufficientData("there are no windows to train on or to validate with; give more data")
@@ -123,7 +123,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate_schedule(total, training.warmup_share))
     generator = torch.Generator().manual_seed(training.seed)
     torch.manual_seed(training.seed)
-    best, best_loss, best_epoch = model.trained_tensors(), float("inf"), 0
+    best, best_loss, best_epoch = _copy_of(model), float("inf"), 0
     train_losses: list[float] = []
     validation_losses: list[float] = []
     for epoch in range(1, training.epochs + 1):
@@ -141,9 +141,14 @@ def fit(
             report(Progress((epoch - 1) * steps_per_epoch + step, total))
         train_losses.append(float(torch.stack(losses).mean()))
         validation_losses.append(validation_loss(model, validation, quantile_levels, device))
+        if not np.isfinite([train_losses[-1], validation_losses[-1]]).all():
+            raise InvalidSetting(
+                f"the loss of epoch {epoch} is not a number: training diverged; lower the learning rate "
+                f"({training.learning_rate:g}) or the clip norm ({training.clip_norm:g})"
+            )
         if validation_losses[-1] < best_loss:
             best_loss, best_epoch = validation_losses[-1], epoch
-            best = {name: tensor.clone() for name, tensor in model.trained_tensors().items()}
+            best = _copy_of(model)
         note = f"epoch {epoch}: loss {train_losses[-1]:.4f}, validation {validation_losses[-1]:.4f}"
         report(Progress(epoch * steps_per_epoch, total, note))
         if epoch - best_epoch >= training.patience:
@@ -151,6 +156,10 @@ def fit(
     model.load_trained(best)
     report(Progress(total, total))
     return Fitted(tuple(train_losses), tuple(validation_losses), best_epoch)
+
+
+def _copy_of(model: TimeLLM) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.trained_tensors().items()}
 
 
 def rate_schedule(total_steps: int, warmup_share: float) -> Callable[[int], float]:

@@ -3,24 +3,29 @@
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 CODE = Path(__file__).resolve().parents[1]
 
 
 def fingerprint(*parts: Any) -> str:
-    """16 hex digits that change with any part, the code of trainer and forecasting, or the version of torch.
+    """16 hex digits that change with any part, the code of trainer and forecasting, or the libraries that compute.
 
     parts: anything JSON can say; a kept result is used again only under an equal fingerprint.
     """
-    content = json.dumps([*parts, code_digest(), torch.__version__], sort_keys=True, default=str)
+    content = json.dumps([*parts, code_digest(), *library_versions()], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def library_versions() -> list[str]:
+    """The libraries that decide about weights, tokens and exported files."""
+    return [version(name) for name in ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "numpy")]
 
 
 @cache
@@ -37,9 +42,10 @@ def code_digest() -> str:
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """A scratch folder that takes its name only when the block ends well: no half result is ever found."""
-    scratch = folder.with_name(folder.name + ".part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    yield scratch
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        whole = Path(scratch) / "whole"
+        whole.mkdir()
+        yield whole
+        shutil.rmtree(folder, ignore_errors=True)
+        whole.rename(folder)

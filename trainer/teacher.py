@@ -149,8 +149,9 @@ def open_trained(folder: Path, settings: ModelSettings, seed: int) -> tuple[Buil
 
 
 def _check_origin(saved: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
-    if saved.get("sha256") != found.get("sha256"):
+    kind = "sha256" if "sha256" in saved else "weights"  # random weights are their seed
+    if saved[kind] != found.get(kind):
         raise IntegrityError(
-            f"{folder.name} was trained on {saved['weights']} with another digest than {found['weights']}; "
+            f"{folder.name} was trained on other weights ({saved['weights']}) than these ({found['weights']}); "
             "give the weights it was trained on"
         )

@@ -1,5 +1,6 @@
 """Time-LLM: patches of glucose, reprogrammed into a language model's embedding space (Jin et al., ICLR 2024)."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ class TimeLLM(nn.Module):
         self.num_patches = count_patches(shape.context_length, settings.patch_len, settings.stride)
         self.d_ff = settings.d_ff
         self.backbone: Any = backbone.model
+        self.takes_positions = "position_ids" in inspect.signature(backbone.model.forward).parameters
         self.patching = PatchEmbedding(
             len(settings.normalisation.channels),
             settings.patch_len,
@@ -80,8 +82,17 @@ class TimeLLM(nn.Module):
             )
             mask = mask.long()
         embedded = embedded.to(self.backbone.dtype)
-        hidden = self.backbone(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
+        hidden = self.backbone(inputs_embeds=embedded, attention_mask=mask, **self._positions(mask)).last_hidden_state
         return self.head(hidden[:, -self.num_patches :, : self.d_ff].float())
+
+    def _positions(self, mask: Tensor | None) -> dict[str, Tensor]:
+        """Positions that skip the padding, as if nothing were padded, for families that take them.
+
+        The others take none (relative or learned by the mask: OPT counts it itself).
+        """
+        if mask is None or not self.takes_positions:
+            return {}
+        return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
     def train(self, mode: bool = True) -> "TimeLLM":
         """The backbone stays in eval: its own dropout would blur a frozen model."""

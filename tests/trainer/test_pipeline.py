@@ -107,6 +107,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
         (["pipeline"], "cannot be fetched from the model hub"),
         (["models", "check", "bert-tiny"], "cannot be fetched from the model hub"),
         (["models", "check", "bert-tini"], "did you mean"),
+        (["models", "check", "prajjwal1/bert-tinny"], "did you mean prajjwal1/bert-tiny"),
         (["pipeline", "--teacher", "bert-large"], "go past the matrix with --allow-unsupported"),
         (["pipeline", "--quantiles", "0.1,0.9"], "odd number"),
         (["pipeline", "--teacher-layers", "99", "--teacher-weights", "random"], "num_layers is 99, BERT has 12"),
