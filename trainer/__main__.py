@@ -11,9 +11,10 @@ from rich.console import Console
 from forecasting.bundle import read_bundle
 from forecasting.errors import GlucastError
 from forecasting.gate import GateName
+from forecasting.windows import Part
 from trainer.catalogue import BACKBONES, find_backbone, require_pair, require_roles
-from trainer.options import WEIGHTS, DataDir, Dataset, Patients, RegistryUri, takes_run_settings
-from trainer.settings import TEACHER, ModelSettings, PipelineSettings
+from trainer.options import DATASET_HELP, WEIGHTS, DataDir, RegistryUri, takes_run_settings
+from trainer.settings import TEACHER_DEFAULTS, ModelSettings, PipelineSettings
 from trainer.tables import (
     MODELS_LEGEND,
     cost_table,
@@ -39,10 +40,7 @@ app.add_typer(models_app, name="models")
 console = Console(width=None if sys.stdout.isatty() else 120)  # results
 news = Console(stderr=True)  # what is going on: a script that reads results is not disturbed
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-GateOption = Annotated[
-    GateName | None,
-    typer.Option(help="The first bar of the gate: ridge, or persistence, which is lower; the version's tags say so."),
-]
+GATE_HELP = "The first bar of the gate: ridge, or persistence, which is lower; the version's tags say so."
 
 
 @models_app.callback(invoke_without_command=True)
@@ -81,7 +79,7 @@ def check(
     from trainer.model_sizes import check_backbone
 
     row = find_backbone(name)
-    kind = TEACHER if role == "teacher" else {}
+    kind = TEACHER_DEFAULTS if role == "teacher" else {}
     settings = ModelSettings.model_validate({**kind, "backbone": name, "weights": weights, "num_layers": layers})
     with console.status(f"checking {row.comment}"):
         cost = check_backbone(row, settings)
@@ -125,7 +123,7 @@ def distil(settings: PipelineSettings) -> None:
 def pipeline(
     settings: PipelineSettings,
     registry: RegistryUri = None,
-    gate: GateOption = None,
+    gate: Annotated[GateName | None, typer.Option(help=GATE_HELP)] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and touch nothing.")] = False,
 ) -> None:
     """The whole path: teacher, cached forecasts, students, scores, publication, the gate."""
@@ -147,10 +145,10 @@ def pipeline(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Option(help="name, name@alias, name/version, or the folder of a bundle.")],
-    dataset: Dataset = "virtual",
+    dataset: Annotated[str, typer.Option(help=DATASET_HELP)] = "virtual",
     data_dir: DataDir = None,
-    patients: Patients = "all",
-    part: Annotated[str, typer.Option(help="test (read it once), calibration, validation or train.")] = "test",
+    patients: Annotated[str, typer.Option(help="'all', or ids separated by commas.")] = "all",
+    part: Annotated[Part, typer.Option(help="Of everybody's timeline; read the test part once.")] = "test",
     max_windows: Annotated[int | None, typer.Option(min=1, help="Score at most so many, evenly spaced.")] = None,
     registry: RegistryUri = None,
     as_json: AsJson = False,
@@ -158,17 +156,14 @@ def evaluate(
     """Score a model on held-out data, per horizon and patient, beside persistence and ridge."""
     from forecasting.forecaster import Forecaster
     from forecasting.readers.datasets import load_cohort
-    from forecasting.windows import PARTS
     from trainer.evaluate import evaluate as score
     from trainer.progress import shown_progress
 
-    if part not in PARTS:
-        raise typer.BadParameter(f"{part!r} is no part; give one of {', '.join(PARTS)}", param_hint="--part")
     bundle, named = _open_reference(model, registry)
     shape = bundle.spec.shape
-    cohort = load_cohort(dataset or "virtual", data_dir, patients or "all", shape.sampling_minutes)
+    cohort = load_cohort(dataset, data_dir, patients, shape.sampling_minutes)
     with shown_progress(news) as watch:
-        evaluation = score({bundle.spec.model: Forecaster.open(bundle)}, cohort, shape, part, max_windows, watch)  # type: ignore[arg-type]
+        evaluation = score({bundle.spec.model: Forecaster.open(bundle)}, cohort, shape, part, max_windows, watch)
     result = {"model": named, **evaluation.as_json()}
     if as_json:
         typer.echo(json.dumps(result, indent=1))
@@ -198,21 +193,22 @@ def publish(
 @app.command()
 def promote(
     model: Annotated[str, typer.Option(help="What to promote: name@challenger or name/version.")],
-    dataset: Dataset = "virtual",
+    dataset: Annotated[str | None, typer.Option(help="Only for a model made from a file: its path.")] = None,
     data_dir: DataDir = None,
-    patients: Patients = "all",
-    gate: GateOption = "ridge",
+    gate: Annotated[GateName, typer.Option(help=GATE_HELP)] = "ridge",
     registry: RegistryUri = None,
 ) -> None:
-    """Make a version champion if it passes the gate on the calibration part; exit 1 where it does not."""
-    from forecasting.readers.datasets import load_cohort
+    """Make a version champion if it passes the gate on the calibration part of the people it was made for.
+
+    Exit code 1 where it does not pass.
+    """
     from forecasting.registry import Registry
+    from trainer.publication import own_cohort
     from trainer.publication import promote as pass_gate
 
     place = Registry(registry)
-    shape = place.fetch(place.resolve(model)).spec.shape
-    cohort = load_cohort(dataset or "virtual", data_dir, patients or "all", shape.sampling_minutes)
-    promotion = pass_gate(place, model, cohort, gate or "ridge")
+    version = place.resolve(model)
+    promotion = pass_gate(place, version, own_cohort(place.fetch(version), dataset, data_dir), gate)
     _print_promotion(promotion)
     if not promotion.decision.passed:
         raise typer.Exit(1)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises where a .bin holds more than tensors
 from typing import Any
 
 import torch
@@ -204,7 +205,7 @@ def _load_strictly(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -
         model, info = AutoModel.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise InvalidSetting(f"{folder.name} cannot be loaded: {str(error).splitlines()[0]}") from error
     lost = [k for k in [*info["missing_keys"], *info["mismatched_keys"]] if not any(u in str(k) for u in UNUSED)]
     if lost:

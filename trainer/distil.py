@@ -13,9 +13,9 @@ from trainer.backbones import weights_digest
 from trainer.catalogue import find_backbone
 from trainer.export import export_onnx
 from trainer.fit import Fitted, build_examples, fit
+from trainer.kept import fingerprint, written_whole
 from trainer.progress import Report
 from trainer.settings import PipelineSettings, TrainingSettings
-from trainer.stages import fingerprint, written_whole
 from trainer.teacher import BuiltModel, build_model, save_weights
 from trainer.teacher_forecasts import read_teacher_forecasts
 

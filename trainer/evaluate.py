@@ -87,12 +87,15 @@ def compare_at_gate(
 ) -> tuple[Decision, Evaluation]:
     """Challenger, bar and champion on the calibration part of the same patients."""
     models = {"challenger": challenger}
+    same_windows = champion is not None and champion.spec.shape == challenger.spec.shape
+    if champion is not None and same_windows:
+        models["champion"] = champion
     evaluation = evaluate(models, cohort, challenger.spec.shape, "calibration")
     bar = evaluation.rmse(PERSISTENCE)
     if gate == "ridge":
         bar = lower(evaluation.rmse(RIDGE_POOLED), evaluation.rmse(RIDGE_PERSONAL))
-    rival = None
-    if champion is not None:
+    rival = evaluation.rmse("champion") if same_windows else None
+    if champion is not None and not same_windows:
         rival = evaluate({"champion": champion}, cohort, champion.spec.shape, "calibration").rmse("champion")
     return decide(evaluation.rmse("challenger"), bar, gate, rival), evaluation
 

@@ -18,7 +18,7 @@ from trainer.backbones import LoadedBackbone, true_config
 from trainer.catalogue import Backbone
 from trainer.export import export_onnx
 from trainer.fit import Examples, forecast_loss
-from trainer.settings import TEACHER, ModelSettings
+from trainer.settings import TEACHER_DEFAULTS, ModelSettings
 from trainer.teacher import build_model
 from trainer.time_llm import TimeLLM
 
@@ -42,7 +42,7 @@ def size_of(row: Backbone) -> ModelSize:
     with torch.device("meta"):
         body = AutoModel.from_config(true_config(row))
     count = sum(p.numel() for p in body.parameters())
-    teacher = _on_meta(row, ModelSettings(**{**TEACHER, "backbone": row.name}))  # type: ignore[arg-type]
+    teacher = _on_meta(row, ModelSettings(**{**TEACHER_DEFAULTS, "backbone": row.name}))  # type: ignore[arg-type]
     if "student" not in row.roles:
         return ModelSize(count, _trained(teacher), None, None)
     settings = ModelSettings(backbone=row.name)

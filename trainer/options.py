@@ -11,11 +11,12 @@ import typer
 from trainer.settings import PipelineSettings, build_settings, teacher_weight_of
 
 DATA, MODELS, WINDOWS, TRAINING = "Data", "Models", "Windows", "Training"
+DATASET_HELP = "virtual, t1d_uom, azt1d, ohiot1dm, or a path to a tidy CSV or Parquet."
 WEIGHTS = "hub, random, a folder in Hugging Face layout, or package:NAME/FOLDER."
 
 Dataset = Annotated[
     str | None,
-    typer.Option(help="virtual, t1d_uom, azt1d, ohiot1dm, or a path to a tidy CSV or Parquet.", rich_help_panel=DATA),
+    typer.Option(help=DATASET_HELP, rich_help_panel=DATA),
 ]
 DataDir = Annotated[
     Path | None,

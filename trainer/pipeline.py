@@ -1,6 +1,7 @@
 """The whole path: teacher, cached forecasts, students, evaluation, publication."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from trainer.backbones import check_backbone_settings
 from trainer.catalogue import find_backbone, require_pair
 from trainer.distil import StoredTeacher, StudentRun, student_windows, train_student
 from trainer.evaluate import Evaluation, evaluate
+from trainer.kept import written_whole
 from trainer.parallel import Job, Room, cluster, run_jobs
 from trainer.progress import Report, Watch
-from trainer.publication import Promotion, promote, publish_bundle
+from trainer.publication import Promotion, promote_unless_rolled_back, publish_bundle
 from trainer.settings import ModelSettings, PipelineSettings
 from trainer.teacher import open_trained, teacher_key, teacher_windows, train_teacher
 from trainer.teacher_forecasts import compute_teacher_forecasts, forecasts_key, write_teacher_forecasts
@@ -76,7 +78,7 @@ def run_pipeline(settings: PipelineSettings, registry: Registry, say: Say, watch
     """
     registry.names()  # one that does not answer should be known before hours of training
     trained = train_all(settings, say, watch)
-    return [settle(settings, trained, student, registry, say, watch) for student in trained.students]
+    return [score_and_publish(settings, trained, student, registry, say, watch) for student in trained.students]
 
 
 def distil_students(settings: PipelineSettings, say: Say, watch: Watch) -> list[Path]:
@@ -95,6 +97,9 @@ def train_all(settings: PipelineSettings, say: Say, watch: Watch) -> Trained:
         say(sentence)
     if settings.distil_epochs not in (None, settings.student_training.epochs):
         say("the distilled student and the student alone have unequal epochs: their comparison is not fair")
+    for target in targets_of(settings, cohort):  # who cannot be trained for should be known before a teacher is
+        model_name(cohort.dataset, target)
+        student_windows(settings, cohort, target)
     with stages_on_ray(settings, cohort, say, watch) as stages:
         teacher = stages.teacher()
         students = stages.students(stages.teacher_forecasts(teacher))
@@ -107,6 +112,12 @@ def stages_on_ray(settings: PipelineSettings, cohort: Cohort, say: Say, watch: W
     say("starting Ray")
     with cluster() as room:
         yield Stages(settings, cohort, room, say, watch)
+
+
+def targets_of(settings: PipelineSettings, cohort: Cohort) -> list[str | None]:
+    """Whom students are made for: each chosen patient, or None, the population, for all."""
+    everybody = settings.data.patients.strip().lower() == ALL
+    return [None] if everybody else [series.patient_id for series in cohort.chosen]
 
 
 def check_model(model: ModelSettings, shape: WindowShape) -> None:
@@ -129,9 +140,7 @@ class Stages:
 
     @property
     def targets(self) -> list[str | None]:
-        """Whom students are made for: each chosen patient, or None, the population, for all."""
-        everybody = self.settings.data.patients.strip().lower() == ALL
-        return [None] if everybody else [series.patient_id for series in self.cohort.chosen]
+        return targets_of(self.settings, self.cohort)
 
     def teacher(self) -> Path:
         """The teacher's folder."""
@@ -213,7 +222,7 @@ def _named(what: str, patient: str | None) -> str:
     return f"{what} ({patient})" if patient else what
 
 
-def settle(
+def score_and_publish(
     settings: PipelineSettings, trained: Trained, student: Students, registry: Registry, say: Say, watch: Watch
 ) -> Outcome:
     """Score a student on the test part, publish it, and let the gate decide."""
@@ -230,14 +239,21 @@ def settle(
     version, is_new = publish_bundle(registry, bundle)
     say(f"{version.name} version {version.version}: {'published' if is_new else 'published before, nothing new'}")
     say("gate: scoring on the calibration part")
-    promotion = promote(registry, f"{version.name}/{version.version}", cohort, settings.gate)
+    promotion = promote_unless_rolled_back(registry, version, cohort, settings.gate)
     return Outcome(bundle, report, evaluation, version, is_new, promotion)
 
 
 def _with_test_scores(folder: Path, evaluation: Evaluation) -> tuple[Bundle, Path]:
-    """The bundle with its scores inside, and the file beside it with the whole evaluation."""
-    bundle = read_bundle(folder)
+    """A copy of the bundle with its scores inside, and the file beside it with the whole evaluation.
+
+    What training left stays as it was, for the next run to keep.
+    """
+    trained = read_bundle(folder)
+    scored = folder.with_name(folder.name + "-scored")
     report = folder.with_name(folder.name + "-report.json")
     report.write_text(json.dumps(evaluation.as_json(), indent=1) + "\n")
     scores = {"protocol": evaluation.as_json()["protocol"], "mean": evaluation.arms[STUDENT]["mean"]}
-    return write_bundle(folder, bundle.spec, bundle.metrics | {"test": scores}, bundle.origin), report
+    with written_whole(scored) as scratch:
+        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        write_bundle(scratch, trained.spec, trained.metrics | {"test": scores}, trained.origin)
+    return read_bundle(scored), report

@@ -1,12 +1,14 @@
 """From a bundle on disk to a served model: publish as challenger, pass the gate, become champion, roll back."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from forecasting.bundle import Bundle
+from forecasting.errors import InvalidSetting
 from forecasting.forecaster import Forecaster
 from forecasting.gate import Decision, GateName
-from forecasting.readers.datasets import Cohort
-from forecasting.registry import CHAMPION, Registry, Version
+from forecasting.readers.datasets import ALL, Cohort, dataset_name, load_cohort
+from forecasting.registry import CHAMPION, ROLLED_BACK_TAG, Registry, Version
 from trainer.evaluate import RIDGE_PERSONAL, RIDGE_POOLED, Evaluation, compare_at_gate
 
 
@@ -39,6 +41,7 @@ def publish_bundle(registry: Registry, bundle: Bundle) -> tuple[Version, bool]:
         "kind": origin.get("kind", "unknown"),
         "dataset": origin.get("dataset", "unknown"),
         "backbone": bundle.spec.backbone,
+        "weights": origin.get("backbone", {}).get("weights", "unknown"),
         "model_comment": origin.get("comment", bundle.spec.backbone),
         "teacher": (origin.get("teacher") or {}).get("name", "none"),
         "teacher_weight": str(origin.get("teacher_weight", 0.0)),
@@ -49,9 +52,24 @@ def publish_bundle(registry: Registry, bundle: Bundle) -> tuple[Version, bool]:
     return registry.publish(bundle, tags)
 
 
-def promote(registry: Registry, reference: str, cohort: Cohort, gate: GateName, threads: int = 1) -> Promotion:
+def own_cohort(bundle: Bundle, dataset: str | None, data_dir: Path | None) -> Cohort:
+    """The people a bundle was made for, whom alone the gate may judge it by.
+
+    dataset: needed where the bundle was made from a file; must otherwise be the bundle's own
+    Raises InvalidSetting for another data set.
+    """
+    made_from = str(bundle.origin.get("dataset"))
+    asked = dataset or made_from
+    if dataset_name(asked) != made_from:
+        raise InvalidSetting(
+            f"{bundle.spec.model} was made from {made_from}, the gate was asked to judge it by {dataset_name(asked)}; "
+            f"give --dataset {made_from}, or the path of that file"
+        )
+    return load_cohort(asked, data_dir, bundle.origin.get("patient") or ALL, bundle.spec.shape.sampling_minutes)
+
+
+def promote(registry: Registry, version: Version, cohort: Cohort, gate: GateName, threads: int = 1) -> Promotion:
     """Let a version become champion if it passes the gate on the calibration part of these patients."""
-    version = registry.resolve(reference)
     champion = registry.find(f"{version.name}@{CHAMPION}")
     if champion is not None and champion.version == version.version:
         said = (f"version {version.version} is the champion already",)
@@ -60,5 +78,15 @@ def promote(registry: Registry, reference: str, cohort: Cohort, gate: GateName, 
     challenger = Forecaster.open(registry.fetch(version), threads)
     decision, calibration = compare_at_gate(challenger, rival, cohort, gate)
     if decision.passed:
+        registry.require_champion(version.name, champion)
         registry.promote(version, {"gate": gate, "gate_reasons": "; ".join(decision.reasons)})
     return Promotion(version, champion, decision, calibration)
+
+
+def promote_unless_rolled_back(registry: Registry, version: Version, cohort: Cohort, gate: GateName) -> Promotion:
+    """What a pipeline may do by itself: a version that a person rolled back stays back."""
+    if ROLLED_BACK_TAG not in version.tags:
+        return promote(registry, version, cohort, gate)
+    champion = registry.find(f"{version.name}@{CHAMPION}")
+    said = (f"version {version.version} was rolled back: promote it by hand if that is meant",)
+    return Promotion(version, champion, Decision(False, said), None)

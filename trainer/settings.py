@@ -28,7 +28,7 @@ class DataSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """A Time-LLM. Defaults are those of a student; TEACHER below differs."""
+    """A Time-LLM. Defaults are those of a student; TEACHER_DEFAULTS below differs."""
 
     backbone: str = Field(default="bert-tiny", description="short name or Hugging Face id")
     weights: str = Field(default="hub", description="hub, random, or a folder in Hugging Face layout")
@@ -59,7 +59,7 @@ class ModelSettings(Settings):
         return levels
 
 
-TEACHER = {
+TEACHER_DEFAULTS = {
     "backbone": "bert",
     "d_ff": 128,
     "prototypes": "vocabulary",
@@ -90,7 +90,7 @@ class PipelineSettings(Settings):
 
     data: DataSettings = DataSettings()
     shape: WindowShape = WindowShape()
-    teacher: ModelSettings = ModelSettings(**TEACHER)  # type: ignore[arg-type]
+    teacher: ModelSettings = ModelSettings(**TEACHER_DEFAULTS)  # type: ignore[arg-type]
     teacher_training: TrainingSettings = TrainingSettings()
     student: ModelSettings = ModelSettings()
     student_training: TrainingSettings = TrainingSettings(batch_size=256)
@@ -127,7 +127,7 @@ def build_settings(run_file: Path | None, overrides: dict[str, Any]) -> Pipeline
 
     Raises InvalidSetting that names the key, what came and what is allowed.
     """
-    settings: dict[str, Any] = {"teacher": dict(TEACHER), "student_training": {"batch_size": 256}}
+    settings: dict[str, Any] = {"teacher": dict(TEACHER_DEFAULTS), "student_training": {"batch_size": 256}}
     _merge(settings, read_run_file(run_file) if run_file else {})
     for dotted, value in overrides.items():
         if value is not None:

@@ -18,9 +18,9 @@ from forecasting.windows import Windows, WindowShape, cut_all, thin
 from trainer.backbones import LoadedBackbone, load_backbone, prompt_of, weights_digest
 from trainer.catalogue import BACKBONES, Backbone, find_backbone
 from trainer.fit import build_examples, fit
+from trainer.kept import fingerprint, written_whole
 from trainer.progress import Report
 from trainer.settings import DataSettings, ModelSettings, PipelineSettings, TrainingSettings
-from trainer.stages import fingerprint, written_whole
 from trainer.time_llm import Folded, TimeLLM, spec_of
 
 

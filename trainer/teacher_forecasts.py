@@ -9,8 +9,8 @@ import numpy as np
 from forecasting.errors import IntegrityError
 from forecasting.forecaster import Forecaster
 from forecasting.windows import Windows
+from trainer.kept import fingerprint
 from trainer.progress import Progress, Report
-from trainer.stages import fingerprint
 
 FORMAT_VERSION = 1
 CHUNK = 512  # windows between two lines of progress

@@ -9,7 +9,14 @@ from transformers import AutoModel, BertConfig
 
 from forecasting.errors import InvalidSetting, NotFound, WeightsUnavailable
 from forecasting.windows import WindowShape
-from trainer.backbones import build_tokenizer, load_backbone, prompt_of
+from trainer.backbones import (
+    _download,
+    build_tokenizer,
+    check_backbone_settings,
+    digest_of_weights,
+    load_backbone,
+    prompt_of,
+)
 from trainer.catalogue import find_backbone
 from trainer.settings import ModelSettings
 
@@ -110,3 +117,62 @@ def test_a_tokenizer_that_knows_more_than_the_model_embeds_is_refused(folder):
     loaded = load_backbone(TINY, at(folder, prompt="statistics"), seed=1)
     with pytest.raises(InvalidSetting, match=r"the tokenizer knows .* embeds 30522"):
         prompt_of(at(folder, prompt="statistics"), loaded, WindowShape())
+
+
+@pytest.fixture
+def old_repository(tmp_path):
+    """A repository as prajjwal1/bert-tiny is: vocab.txt, a .bin, and a config.json that does not say its kind."""
+    path = tmp_path / "snapshot"
+    path.mkdir()
+    torch.manual_seed(0)
+    torch.save(AutoModel.from_config(BertConfig(**TINY.config)).state_dict(), path / "pytorch_model.bin")
+    facts = {key: value for key, value in BertConfig(**TINY.config).to_dict().items() if key in TINY.config}
+    (path / "config.json").write_text(json.dumps(facts))
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "glucose", "next", "last", *map(str, range(10))]
+    (path / "vocab.txt").write_text("\n".join(words + [f"##{d}" for d in range(10)]) + "\n")
+    return path
+
+
+def test_an_old_repository_of_the_hub_is_loaded_whole(old_repository, monkeypatch):
+    asked = []
+
+    def download(repository, allow_patterns, etag_timeout):
+        asked.append((repository, allow_patterns))
+        return str(old_repository)
+
+    monkeypatch.setattr("trainer.backbones.snapshot_download", download)
+    _download.cache_clear()
+    settings = at("hub", prompt="statistics")
+    check_backbone_settings(TINY, settings)
+    loaded = load_backbone(TINY, settings, seed=1)
+    _download.cache_clear()
+    stored = torch.load(old_repository / "pytorch_model.bin", weights_only=True)
+    assert torch.equal(loaded.word_embeddings, stored["embeddings.word_embeddings.weight"])
+    assert loaded.tokenizer.encode("glucose last 12").tokens == ["[CLS]", "glucose", "last", "1", "##2", "[SEP]"]
+    assert [repository for repository, _ in asked] == ["prajjwal1/bert-tiny"] * 2  # once more for the .bin, then kept
+    assert "pytorch_model.bin" not in asked[0][1]
+
+
+def test_a_pickle_that_runs_code_is_never_opened(old_repository, monkeypatch):
+    class Evil:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit('ran')",))
+
+    torch.save({"embeddings.word_embeddings.weight": Evil()}, old_repository / "pytorch_model.bin")
+    with pytest.raises(InvalidSetting, match="cannot be loaded"):
+        load_backbone(TINY, at(old_repository), seed=1)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_damaged_file_is_one_sentence(folder, name):
+    (folder / name).write_bytes(b"{ this is no such file")
+    with pytest.raises(InvalidSetting, match=r"cannot be loaded|no usable tokenizer"):
+        load_backbone(TINY, at(folder, prompt="statistics"), seed=1)
+
+
+def test_another_tokenizer_is_another_digest(folder):
+    before = digest_of_weights(folder)
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(["insulin"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert digest_of_weights(folder) != before

@@ -63,7 +63,7 @@ def test_the_key_changes_with_everything_that_can_change_a_forecast(windows, mon
     monkeypatch.setattr("trainer.teacher_forecasts.FORMAT_VERSION", 2)
     others.add(forecasts_key("teacher", windows))
     monkeypatch.setattr("trainer.teacher_forecasts.FORMAT_VERSION", 1)
-    monkeypatch.setattr("trainer.stages.code_digest", lambda: "changed")
+    monkeypatch.setattr("trainer.kept.code_digest", lambda: "changed")
     others.add(forecasts_key("teacher", windows))
     assert key not in others
     assert len(others) == 5

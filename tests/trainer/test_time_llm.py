@@ -7,7 +7,7 @@ import torch
 from forecasting.errors import InvalidSetting
 from forecasting.windows import WindowShape
 from trainer.layers import to_patches
-from trainer.settings import TEACHER, ModelSettings
+from trainer.settings import TEACHER_DEFAULTS, ModelSettings
 from trainer.teacher import BuiltModel, build_model
 from trainer.time_llm import Folded
 
@@ -20,7 +20,7 @@ def built(seed: int = 1, **differences) -> BuiltModel:
 
 
 def teacher_like() -> BuiltModel:
-    kinds = {k: v for k, v in TEACHER.items() if k in ("prototypes", "prompt", "freeze")}
+    kinds = {k: v for k, v in TEACHER_DEFAULTS.items() if k in ("prototypes", "prompt", "freeze")}
     return built(**kinds)
 
 

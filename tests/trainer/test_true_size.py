@@ -12,7 +12,7 @@ from forecasting.windows import WindowShape
 from trainer.catalogue import BACKBONES
 from trainer.export import export_onnx
 from trainer.fit import Examples, forecast_loss
-from trainer.settings import TEACHER, ModelSettings
+from trainer.settings import TEACHER_DEFAULTS, ModelSettings
 from trainer.teacher import build_model
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def test_the_catalogue_knows_the_true_size(name):
 def test_it_trains_a_step_and_forecasts_at_true_size(name, tmp_path):
     large = name == "llama"
     settings = ModelSettings(
-        **{**TEACHER, "backbone": name, "num_prototypes": 50, "d_ff": 32},
+        **{**TEACHER_DEFAULTS, "backbone": name, "num_prototypes": 50, "d_ff": 32},
         weights="random",
         num_layers=4 if large else None,
         dtype="bfloat16" if large else "float32",
