@@ -12,7 +12,7 @@ from forecasting.bundle import read_bundle
 from forecasting.errors import GlucastError
 from forecasting.gate import GateName
 from forecasting.windows import Part
-from trainer.catalogue import BACKBONES, find_backbone, require_pair, require_roles
+from trainer.catalogue import BACKBONES, Role, find_backbone, require_pair, require_roles
 from trainer.options import DATASET_HELP, WEIGHTS, DataDir, RegistryUri, takes_run_settings
 from trainer.settings import TEACHER_DEFAULTS, ModelSettings, PipelineSettings
 from trainer.tables import (
@@ -71,27 +71,40 @@ def check(
     name: Annotated[str, typer.Argument(help="Short name, full id, or a folder in Hugging Face layout.")],
     weights: Annotated[str, typer.Option(help=f"Where the weights come from: {WEIGHTS}")] = "hub",
     role: Annotated[
-        Literal["teacher", "student"], typer.Option(help="With the default settings of which.")
-    ] = "student",
+        Literal["teacher", "student"] | None,
+        typer.Option(help="With the default settings of which; student where it may be one."),
+    ] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Backbone layers that are kept.")] = None,
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the backbone's weights.")] = "float32",
 ) -> None:
     """Load a backbone, train a few steps, forecast, export it where it may be a student; say what that costs here."""
-    from trainer.model_sizes import check_backbone
+    from trainer.model_sizes import measure_cost
 
     row = find_backbone(name)
+    role = role or ("student" if "student" in row.roles else "teacher")
+    require_roles(row, role)
     kind = TEACHER_DEFAULTS if role == "teacher" else {}
-    settings = ModelSettings.model_validate({**kind, "backbone": name, "weights": weights, "num_layers": layers})
+    settings = ModelSettings.model_validate(
+        {**kind, "backbone": name, "weights": weights, "num_layers": layers, "dtype": dtype}
+    )
     with console.status(f"checking {row.comment}"):
-        cost = check_backbone(row, settings)
+        cost = measure_cost(row, settings)
     console.print(cost_table(row, cost))
 
 
 @app.command()
 @takes_run_settings
-def teacher(settings: PipelineSettings) -> None:
+def teacher(
+    settings: PipelineSettings,
+    export: Annotated[
+        bool,
+        typer.Option("--export", help="Stand-alone Time-LLM: a bundle that evaluate, publish and the service take."),
+    ] = False,
+) -> None:
     """Train a teacher on everybody's training part, on Ray, and print its folder."""
     entry = find_backbone(settings.teacher.backbone)
-    _warn(require_roles(entry, "teacher", allow_unsupported=settings.allow_unsupported))
+    roles: tuple[Role, ...] = ("time_llm", "teacher") if export else ("teacher",)
+    _warn(require_roles(entry, *roles, allow_unsupported=settings.allow_unsupported))
     from forecasting.readers.datasets import load_cohort
     from trainer.pipeline import check_model, stages_on_ray
     from trainer.progress import shown_progress
@@ -101,6 +114,10 @@ def teacher(settings: PipelineSettings) -> None:
     check_model(settings.teacher, settings.shape)
     with shown_progress(news) as watch, stages_on_ray(settings, cohort, _say, watch) as stages:
         folder = stages.teacher()
+    if export:
+        from trainer.teacher import export_trained
+
+        folder = export_trained(folder, settings.teacher, settings.teacher_training.seed)
     typer.echo(folder)
 
 

@@ -19,7 +19,7 @@ from trainer.catalogue import Backbone
 from trainer.export import export_onnx
 from trainer.fit import Examples, forecast_loss
 from trainer.settings import TEACHER_DEFAULTS, ModelSettings
-from trainer.teacher import build_model
+from trainer.teacher import best_device, build_model
 from trainer.time_llm import TimeLLM
 
 BYTES = 4  # of a float32
@@ -87,12 +87,14 @@ class Cost:
     peak_rss_bytes: int
 
 
-def check_backbone(row: Backbone, settings: ModelSettings, seed: int = 1) -> Cost:
+def measure_cost(row: Backbone, settings: ModelSettings, seed: int = 1) -> Cost:
     """Load it, train a few steps on random windows, forecast, and export it where the matrix says student."""
     shape = WindowShape()
     built = build_model("check-population", settings, shape, seed)
+    device = best_device()
     examples = _random_examples(built.model, shape, len(settings.normalisation.channels))
-    levels = torch.tensor(settings.quantiles)
+    examples = examples.rows(torch.arange(STEP_WINDOWS), device)
+    levels = torch.tensor(settings.quantiles, device=device)
     optimiser = torch.optim.AdamW([p for p in built.model.parameters() if p.requires_grad], lr=1e-4)
 
     def step() -> None:

@@ -1,5 +1,6 @@
 """Train a teacher: a Time-LLM on a large frozen backbone, on everybody's training part."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from forecasting.registry import model_name
 from forecasting.windows import Windows, WindowShape, cut_all, thin
 from trainer.backbones import LoadedBackbone, load_backbone, prompt_of, weights_digest
 from trainer.catalogue import BACKBONES, Backbone, find_backbone
+from trainer.export import export_onnx
 from trainer.fit import build_examples, fit
 from trainer.kept import fingerprint, written_whole
 from trainer.progress import Report
@@ -99,6 +101,20 @@ def teacher_windows(data: DataSettings, shape: WindowShape, training: TrainingSe
     train, validation = cut_all(everyone, shape, "train"), cut_all(everyone, shape, "validation")
     at_most = training.max_windows
     return thin(train, at_most), thin(validation, None if at_most is None else -(-at_most // 4))
+
+
+def export_trained(folder: Path, settings: ModelSettings, seed: int) -> Path:
+    """A whole bundle beside a teacher's folder: it can be scored, published and served by itself.
+
+    Raises IntegrityError where the exported file differs from the model.
+    """
+    built, bundle = open_trained(folder, settings, seed)
+    exported = folder.with_name(folder.name + "-exported")
+    with written_whole(exported) as scratch:
+        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        difference = export_onnx(built.model, built.spec, scratch / "model.onnx")
+        write_bundle(scratch, built.spec, bundle.metrics | {"export_difference_mg_dl": difference}, bundle.origin)
+    return exported
 
 
 def train_teacher(settings: PipelineSettings, folder: Path, dataset: str, report: Report) -> Path:

@@ -86,11 +86,11 @@ def test_the_supported_teachers_can_be_listed():
 
 @pytest.mark.parametrize("name", ["bert-tiny", "albert", "mobilebert"])
 def test_the_size_that_is_announced_is_the_size_of_the_file(name, tmp_path):
-    from trainer.model_sizes import check_backbone, size_of
+    from trainer.model_sizes import measure_cost, size_of
     from trainer.settings import ModelSettings
 
     announced = size_of(BACKBONES[name])
-    cost = check_backbone(BACKBONES[name], ModelSettings(backbone=name, weights="random"))
+    cost = measure_cost(BACKBONES[name], ModelSettings(backbone=name, weights="random"))
     assert cost.trained == announced.student_trained
     assert cost.exported_bytes == pytest.approx(announced.student_exported_bytes, rel=0.05)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from forecasting.forecaster import Forecaster
@@ -44,3 +45,5 @@ def test_a_recommended_pair_runs_from_readings_to_a_served_forecast(teacher, stu
     assert version.tags["teacher"] == find_backbone(teacher).name
     served = Forecaster.open(registry.fetch(version))
     assert served.spec.backbone == find_backbone(student).name
+    forecasts = served.predict(np.linspace(110, 160, 36)[None], np.array([480.0]))
+    assert np.isfinite(forecasts.quantiles).all()

@@ -11,9 +11,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from families import write_tiny
 
 from forecasting.errors import IntegrityError
+from forecasting.forecaster import Forecaster
 from forecasting.windows import WindowShape, cut_all
 from trainer.settings import PipelineSettings
-from trainer.teacher import open_trained, train_teacher
+from trainer.teacher import export_trained, open_trained, train_teacher
 
 
 def with_teacher(settings: PipelineSettings, shape: WindowShape | None = None, **changes) -> PipelineSettings:
@@ -76,6 +77,15 @@ def test_a_folder_of_any_model_can_be_the_backbone(settings, cohort, tmp_path):
     assert str(tmp_path) not in (trained / "origin.json").read_text()
     windows = cut_all(cohort.everyone, settings.shape, "validation")[:3]
     assert np.isfinite(built.forecaster().predict(windows.context, windows.minute_of_day).mean).all()
+
+
+def test_an_exported_teacher_stands_alone(settings, cohort, tmp_path):
+    settings = with_teacher(settings)
+    folder = train_teacher(settings, tmp_path / "teacher", "small", lambda _: None)
+    served = Forecaster.open(export_trained(folder, settings.teacher, 1))
+    windows = cut_all(cohort.everyone, settings.shape, "validation")[:9]
+    trained = open_trained(folder, settings.teacher, 1)[0].forecaster().predict(windows.context, windows.minute_of_day)
+    assert np.abs(served.predict(windows.context, windows.minute_of_day).mean - trained.mean).max() <= 1e-3
 
 
 def test_a_damaged_teacher_is_refused_by_name(settings, tmp_path):
