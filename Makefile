@@ -1,11 +1,11 @@
-# make run · make test · make lint · make protos · make test-slow · make test-serve
+# make run · make test · make lint · make protos · make test-cluster · make test-slow · make test-serve
 PYTHON ?= python3.11
 VENV   ?= .venv
 PY      = $(VENV)/bin/python
 DATASET ?= virtual
 DATA_DIR ?=
 
-.PHONY: run test test-slow test-serve lint protos install clean
+.PHONY: run test test-cluster test-slow test-serve lint protos install clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +28,9 @@ lint: install
 
 test: install lint
 	$(PY) -m pytest
+
+test-cluster: install
+	$(PY) -m pytest -m cluster
 
 test-slow: install
 	$(PY) -m pytest -m slow

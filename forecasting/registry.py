@@ -19,6 +19,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow.artifacts
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,6 +34,7 @@ SERVERS = ("http://", "https://", "postgresql://", "mysql://")
 DIGEST_TAG = "manifest_sha256"
 ROLLED_BACK_TAG = "rolled_back"
 EXPERIMENT = "glucast"
+PUBLISHED_FILES = "published"  # folder of a run's artifacts
 
 log = logging.getLogger("glucast.registry")
 # schema migrations and hints are no news to our users; urllib3 warns with the whole request, which may name a patient
@@ -102,33 +104,32 @@ class Registry:
         self.uri = check_uri(uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
         self.cache = cache or Path.home() / ".cache" / "glucast" / "bundles"
         self._folder = self._sqlite_folder(create)
-        with self._answering():
-            self._client = MlflowClient(self.uri, registry_uri=self.uri)
+        with self.answering():
+            self.client = MlflowClient(self.uri, registry_uri=self.uri)
 
-    def publish(self, bundle: Bundle, tags: dict[str, str]) -> tuple[Version, bool]:
+    def publish(self, bundle: Bundle, tags: dict[str, str], run_id: str | None = None) -> tuple[Version, bool]:
         """Publish a bundle as the challenger of its model; (version, is it new).
 
         Equal content is not written twice: its version becomes the challenger again, unless it is champion, and
         files that the artifact store has lost or damaged are restored.
+        run_id: a run to keep the files in; one is made by default
         """
         name = bundle.spec.model
-        with self._answering():
+        with self.answering():
             if (known := self._with_digest(name, bundle.digest)) is not None:
                 self._restore(known, bundle)
                 if CHAMPION not in known.aliases:
-                    self._client.set_registered_model_alias(name, CHALLENGER, known.version)
+                    self.client.set_registered_model_alias(name, CHALLENGER, known.version)
                 return self.resolve(f"{name}/{known.version}"), False
             self._ensure_model(name)
-            run = self._client.create_run(self._experiment_id(), tags={"mlflow.runName": _run_name(bundle, tags)})
-            self._client.log_artifacts(run.info.run_id, str(bundle.folder), "bundle")
-            self._client.set_terminated(run.info.run_id)
-            made = self._client.create_model_version(
+            run = self._run_with_files(bundle, tags, run_id)
+            made = self.client.create_model_version(
                 name,
-                source=f"{run.info.artifact_uri}/bundle",
+                source=f"{run.info.artifact_uri}/{PUBLISHED_FILES}",
                 run_id=run.info.run_id,
                 tags={**tags, DIGEST_TAG: bundle.digest},
             )
-            self._client.set_registered_model_alias(name, CHALLENGER, made.version)
+            self.client.set_registered_model_alias(name, CHALLENGER, made.version)
         return self.resolve(f"{name}/{made.version}"), True
 
     def resolve(self, reference: str) -> Version:
@@ -144,12 +145,12 @@ class Registry:
     def find(self, reference: str) -> Version | None:
         """Like resolve, None where there is no such version."""
         name, alias, number = parse_reference(reference)
-        with self._answering():
+        with self.answering():
             try:
                 if alias is not None:
-                    number = self._client.get_model_version_by_alias(name, alias).version
+                    number = self.client.get_model_version_by_alias(name, alias).version
                 # look-ups by alias leave the aliases of the version out
-                return _version(self._client.get_model_version(name, str(number)))
+                return _version(self.client.get_model_version(name, str(number)))
             except MlflowException as error:
                 if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     return None
@@ -194,14 +195,14 @@ class Registry:
     def promote(self, version: Version, tags: dict[str, str]) -> None:
         """Make a version champion; the old champion becomes `previous`. The gate is the caller's."""
         old = self.find(f"{version.name}@{CHAMPION}")
-        with self._answering():
+        with self.answering():
             for key, value in tags.items():
-                self._client.set_model_version_tag(version.name, version.version, key, value)
+                self.client.set_model_version_tag(version.name, version.version, key, value)
             if old is not None and old.version != version.version:
-                self._client.set_registered_model_alias(version.name, PREVIOUS, old.version)
-            self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
+                self.client.set_registered_model_alias(version.name, PREVIOUS, old.version)
+            self.client.set_registered_model_alias(version.name, CHAMPION, version.version)
             if CHALLENGER in self.resolve(f"{version.name}/{version.version}").aliases:
-                self._client.delete_registered_model_alias(version.name, CHALLENGER)
+                self.client.delete_registered_model_alias(version.name, CHALLENGER)
 
     def roll_back(self, name: str) -> tuple[Version, Version]:
         """Make the previous version champion again; (now champion, no longer champion).
@@ -211,26 +212,26 @@ class Registry:
         champion, previous = self.find(f"{name}@{CHAMPION}"), self.find(f"{name}@{PREVIOUS}")
         if champion is None or previous is None:
             raise NotFound(f"{name} has no previous champion to go back to; promote another version instead")
-        with self._answering():
-            self._client.set_registered_model_alias(name, CHAMPION, previous.version)
-            self._client.set_registered_model_alias(name, PREVIOUS, champion.version)
-            self._client.set_model_version_tag(name, champion.version, ROLLED_BACK_TAG, "true")
+        with self.answering():
+            self.client.set_registered_model_alias(name, CHAMPION, previous.version)
+            self.client.set_registered_model_alias(name, PREVIOUS, champion.version)
+            self.client.set_model_version_tag(name, champion.version, ROLLED_BACK_TAG, "true")
         return previous, champion
 
     def names(self) -> list[str]:
         """Names of all registered models."""
         found: list[str] = []
         token: str | None = ""
-        with self._answering():
+        with self.answering():
             while token is not None:
-                page = self._client.search_registered_models(max_results=1000, page_token=token or None)
+                page = self.client.search_registered_models(max_results=1000, page_token=token or None)
                 found += [model.name for model in page]
                 token = page.token or None
         return sorted(found)
 
     def _download(self, version: Version, folder: str) -> Path:
         try:
-            with self._answering():
+            with self.answering():
                 return Path(
                     mlflow.artifacts.download_artifacts(
                         artifact_uri=version.source, dst_path=folder, tracking_uri=self.uri
@@ -248,26 +249,41 @@ class Registry:
                 read_bundle(self._download(version, scratch), version.digest)
             except IntegrityError:
                 log.warning("%s version %s was damaged in the artifact store: restored", version.name, version.version)
-                run_id = str(self._client.get_model_version(version.name, version.version).run_id)
-                self._client.log_artifacts(run_id, str(bundle.folder), "bundle")
+                run_id = str(self.client.get_model_version(version.name, version.version).run_id)
+                self.client.log_artifacts(run_id, str(bundle.folder), version.source.rpartition("/")[2])
+
+    def _run_with_files(self, bundle: Bundle, tags: dict[str, str], run_id: str | None) -> Run:
+        client = self.client
+        if run_id is not None:
+            client.log_artifacts(run_id, str(bundle.folder), PUBLISHED_FILES)
+            return client.get_run(run_id)
+        run = client.create_run(self.experiment_id(), tags={"mlflow.runName": _run_name(bundle, tags)})
+        status = "FAILED"
+        try:
+            client.log_artifacts(run.info.run_id, str(bundle.folder), PUBLISHED_FILES)
+            status = "FINISHED"
+        finally:
+            client.set_terminated(run.info.run_id, status)
+        return run
 
     def _with_digest(self, name: str, digest: str) -> Version | None:
-        found = self._client.search_model_versions(f"name='{name}' and tag.{DIGEST_TAG}='{digest}'", max_results=1)
+        found = self.client.search_model_versions(f"name='{name}' and tag.{DIGEST_TAG}='{digest}'", max_results=1)
         return self.resolve(f"{name}/{found[0].version}") if found else None
 
     def _ensure_model(self, name: str) -> None:
         try:
-            self._client.create_registered_model(name)
+            self.client.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def _experiment_id(self) -> str:
-        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+    def experiment_id(self) -> str:
+        """The MLflow experiment that all runs of ours belong to."""
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
             return experiment.experiment_id
         place = None if self._folder is None else (self._folder / "artifacts").resolve().as_uri()
-        return self._client.create_experiment(EXPERIMENT, artifact_location=place)
+        return self.client.create_experiment(EXPERIMENT, artifact_location=place)
 
     def _sqlite_folder(self, create: bool) -> Path | None:
         """The folder of a SQLite registry; None for a server."""
@@ -294,7 +310,8 @@ class Registry:
         return f"there is no model {name!r} in the registry; population models are {listed}"
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def answering(self) -> Iterator[None]:
+        """RegistryUnavailable, with no password in it, for whatever says that the registry does not answer."""
         try:
             yield
         except SQLAlchemyError as error:

@@ -171,6 +171,12 @@ def thin(windows: Windows, at_most: int | None) -> Windows:
     return windows[:: -(-len(windows) // at_most)]
 
 
+def distinct(windows: Iterable[Windows]) -> Windows:
+    """The windows of several selections of one cohort, each once, in order of patient and time."""
+    joined = concatenate(list(windows))
+    return joined[np.unique(joined.ids, return_index=True)[1]]
+
+
 def _no_windows(shape: WindowShape) -> Windows:
     return Windows(
         np.empty(0, dtype=str),

@@ -1,6 +1,7 @@
-"""The command line: models, teacher, distil, pipeline, evaluate, publish, promote, rollback."""
+"""The command line: models, teacher, distil, pipeline, sweep, evaluate, publish, promote, rollback."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,21 +10,27 @@ import typer
 from rich.console import Console
 
 from forecasting.bundle import read_bundle
-from forecasting.errors import GlucastError
+from forecasting.errors import GlucastError, InvalidSetting, RegistryUnavailable
 from forecasting.gate import GateName
 from forecasting.windows import Part
 from trainer.catalogue import BACKBONES, Role, find_backbone, require_pair, require_roles
-from trainer.options import DATASET_HELP, WEIGHTS, DataDir, RegistryUri, takes_run_settings
-from trainer.settings import TEACHER_DEFAULTS, ModelSettings, PipelineSettings
+from trainer.kept import results_folder
+from trainer.options import DATASET_HELP, GRID, WEIGHTS, DataDir, Given, RegistryUri, Runs, takes_run_options
+from trainer.settings import TEACHER_DEFAULTS, ModelSettings, PipelineSettings, SweepSettings
+from trainer.sweep_record import BOARD, SweepRecord, pending_sweeps, read_record
 from trainer.tables import (
     MODELS_LEGEND,
+    configurations_table,
     cost_table,
     models_json,
     models_markdown,
     models_table,
     patients_table,
     plan_table,
+    published_table,
     scores_table,
+    sweep_plan_table,
+    sweep_table,
 )
 
 # torch and ray take seconds to import: commands import what trains when they run, so that --help answers at once.
@@ -93,27 +100,27 @@ def check(
 
 
 @app.command()
-@takes_run_settings
+@takes_run_options
 def teacher(
-    settings: PipelineSettings,
+    given: Given,
     export: Annotated[
         bool,
         typer.Option("--export", help="Stand-alone Time-LLM: a bundle that evaluate, publish and the service take."),
     ] = False,
 ) -> None:
     """Train a teacher on everybody's training part, on Ray, and print its folder."""
+    settings = given.settings()
     entry = find_backbone(settings.teacher.backbone)
     roles: tuple[Role, ...] = ("time_llm", "teacher") if export else ("teacher",)
     _warn(require_roles(entry, *roles, allow_unsupported=settings.allow_unsupported))
-    from forecasting.readers.datasets import load_cohort
-    from trainer.pipeline import check_model, stages_on_ray
+    from trainer.pipeline import check_models, open_cohort
     from trainer.progress import shown_progress
+    from trainer.stages import stages_on_ray
 
-    data = settings.data
-    cohort = load_cohort(data.dataset, data.data_dir, sampling_minutes=settings.shape.sampling_minutes)
-    check_model(settings.teacher, settings.shape)
-    with shown_progress(news) as watch, stages_on_ray(settings, cohort, _say, watch) as stages:
-        folder = stages.teacher()
+    cohort = open_cohort(settings, _say)
+    check_models(settings)
+    with shown_progress(news) as watch, stages_on_ray(cohort, settings.runs, _say, watch) as stages:
+        folder = stages.teacher(settings)
     if export:
         from trainer.teacher import export_trained
 
@@ -122,9 +129,10 @@ def teacher(
 
 
 @app.command()
-@takes_run_settings
-def distil(settings: PipelineSettings) -> None:
+@takes_run_options
+def distil(given: Given) -> None:
     """Distil students from a teacher (trained first if there is no equal one) and print their folders."""
+    settings = given.settings()
     _warn(require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported))
     from trainer.pipeline import distil_students
     from trainer.progress import shown_progress
@@ -136,27 +144,125 @@ def distil(settings: PipelineSettings) -> None:
 
 
 @app.command()
-@takes_run_settings
+@takes_run_options
 def pipeline(
-    settings: PipelineSettings,
+    given: Given,
     registry: RegistryUri = None,
     gate: Annotated[GateName | None, typer.Option(help=GATE_HELP)] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and touch nothing.")] = False,
 ) -> None:
     """The whole path: teacher, cached forecasts, students, scores, publication, the gate."""
+    settings = given.settings()
     settings = settings.model_copy(update={"gate": gate}) if gate else settings
     _warn(require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported))
     if dry_run:
         _print_plan(settings)
         return
-    from forecasting.registry import Registry
     from trainer.pipeline import run_pipeline
     from trainer.progress import shown_progress
 
     with shown_progress(news) as watch:
-        outcomes = run_pipeline(settings, Registry(registry, create=True), _say, watch)
+        outcomes = run_pipeline(settings, _writable_registry(registry), _say, watch)
     for outcome in outcomes:
         _print_outcome(outcome)
+
+
+@app.command()
+@takes_run_options
+def sweep(
+    given: Given,
+    file: Annotated[Path | None, typer.Argument(help="Sweep file (TOML), such as trainer/runs/sweep.toml.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the sweep, in MLflow too.", rich_help_panel=GRID)] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="bert:bert-tiny,albert:minilm: teachers with students.", rich_help_panel=GRID)
+    ] = None,
+    students: Annotated[
+        str | None, typer.Option(help="bert-tiny,tinybert: students of the one teacher.", rich_help_panel=GRID)
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="1,2,3", rich_help_panel=GRID)] = None,
+    distil_weights: Annotated[
+        str | None, typer.Option(help="0,0.5: weights of the teacher; 0 is the student alone.", rich_help_panel=GRID)
+    ] = None,
+    learning_rates: Annotated[str | None, typer.Option(help="1e-3,2e-3", rich_help_panel=GRID)] = None,
+    early_stopping: Annotated[
+        str | None, typer.Option(help="asha, or none where arms are to be compared.", rich_help_panel=GRID)
+    ] = None,
+    cpus_per_trial: Annotated[int | None, typer.Option(help="Also its threads.", rich_help_panel=GRID)] = None,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(help="0.25: four trials on a GPU.", rich_help_panel=GRID)
+    ] = None,
+    memory_per_trial_gb: Annotated[float | None, typer.Option(help="Set aside for it.", rich_help_panel=GRID)] = None,
+    registry: RegistryUri = None,
+    gate: Annotated[GateName | None, typer.Option(help=GATE_HELP)] = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and touch nothing.")] = False,
+) -> None:
+    """Train students over patients, pairs, weights, rates and seeds; publish the best of each patient.
+
+    With RAY_ADDRESS, or under `ray job submit`, on that cluster; else on this machine. Run it again to go on where
+    it was cut off. Exit code 1 where a trial failed or the registry does not have everything.
+    """
+    grid = {
+        "name": name,
+        "gate": gate,
+        "sweep.pairs": _pairs(pairs),
+        "sweep.students": _listed(students),
+        "sweep.seeds": _listed(seeds),
+        "sweep.distil_weights": _listed(distil_weights),
+        "sweep.learning_rates": _listed(learning_rates),
+        "sweep.early_stopping": early_stopping,
+        "sweep.cpus_per_trial": cpus_per_trial,
+        "sweep.gpus_per_trial": gpus_per_trial,
+        "sweep.memory_per_trial_gb": memory_per_trial_gb,
+    }
+    settings = given.settings_of(SweepSettings, file, grid)
+    from trainer.progress import shown_progress
+    from trainer.sweep import plan_sweep, run_sweep
+
+    if dry_run:
+        console.print(sweep_plan_table(plan_sweep(settings, _say)))
+        return
+    place = _writable_registry(registry)
+    with shown_progress(news) as watch:
+        record, folder = run_sweep(settings, place, _say, watch)
+    console.print(sweep_table(record))
+    console.print(configurations_table(record))
+    console.print(f"leaderboard {folder / BOARD}", highlight=False, soft_wrap=True)
+    _publish_sweep(record, folder, place)
+
+
+def _publish_sweep(record: SweepRecord, folder: Path, registry: Any) -> None:
+    from trainer.progress import shown_progress
+    from trainer.sweep import publish_sweep
+
+    try:
+        with shown_progress(news) as watch:
+            published = publish_sweep(record, folder, registry, _say, watch)
+    except RegistryUnavailable as error:
+        raise RegistryUnavailable(
+            f"{error}; all results are kept in {folder}: publish them later with "
+            f"`python -m trainer publish --pending --runs {record.settings.runs}`"
+        ) from error
+    if published:
+        console.print(published_table(published))
+    for one in published:
+        _print_promotion(one.promotion)
+    if record.failed:
+        _say(
+            f"{len(record.failed)} of {len(record.trials)} trials failed: {record.failed[0].name}: "
+            f"{record.failed[0].error}; run the sweep again to try them again"
+        )
+        raise typer.Exit(1)
+
+
+def _listed(values: str | None) -> list[str] | None:
+    return None if values is None else [value.strip() for value in values.split(",") if value.strip()]
+
+
+def _pairs(pairs: str | None) -> list[dict[str, str]] | None:
+    if pairs is None:
+        return None
+    split = [pair.partition(":") for pair in _listed(pairs) or []]
+    return [{"teacher": teacher, "student": student} for teacher, _, student in split]
 
 
 @app.command()
@@ -194,17 +300,37 @@ def evaluate(
 
 @app.command()
 def publish(
-    folder: Annotated[Path, typer.Argument(help="Folder of a student's bundle, as `distil` prints it.")],
+    folder: Annotated[Path | None, typer.Argument(help="Folder of a student's bundle, as `distil` prints it.")] = None,
+    pending: Annotated[
+        bool, typer.Option("--pending", help="Publish every sweep that the registry does not have yet.")
+    ] = False,
+    runs: Runs = None,
     registry: RegistryUri = None,
 ) -> None:
     """Publish a bundle as the challenger of its model. Equal content is not published twice."""
-    from forecasting.registry import Registry
+
+    if pending == (folder is not None):
+        raise InvalidSetting("say what to publish: the folder of a bundle, or --pending; one of the two")
+    if pending:
+        _publish_pending(results_folder() / (runs or PipelineSettings().runs), _writable_registry(registry))
+        return
     from trainer.publication import publish_bundle
 
-    version, is_new = publish_bundle(Registry(registry, create=True), read_bundle(folder))
+    version, is_new = publish_bundle(_writable_registry(registry), read_bundle(folder))  # type: ignore[arg-type]
     typer.echo(
         f"{version.name} version {version.version}: {'published' if is_new else 'published before, nothing new'}"
     )
+
+
+def _publish_pending(runs: Path, registry: Any) -> None:
+    folders = pending_sweeps(runs)
+    if not folders:
+        typer.echo(f"nothing is pending in {runs}")
+    for folder in folders:
+        record = read_record(folder)
+        if record is not None:
+            _say(f"sweep {folder.name}")
+            _publish_sweep(record, folder, registry)
 
 
 @app.command()
@@ -242,6 +368,17 @@ def rollback(
     typer.echo(f"{model}: version {now.version} is champion again, version {before.version} is the previous one")
 
 
+def _writable_registry(uri: str | None) -> Any:
+    """The registry that a command writes to, made where it is a file that does not exist yet."""
+    from forecasting.registry import DEFAULT_URI, Registry
+
+    base = results_folder()
+    if base != Path():
+        _say(f"a Ray job: relative results go to {base}; MLFLOW_TRACKING_URI and GLUCAST_RUNS name other places")
+        uri = uri or f"sqlite:///{base / DEFAULT_URI.removeprefix('sqlite:///')}"
+    return Registry(uri, create=True)
+
+
 def _warn(sentences: list[str]) -> None:
     for sentence in sentences:
         _say(sentence)
@@ -252,11 +389,12 @@ def _say(sentence: str) -> None:
 
 
 def _print_plan(settings: PipelineSettings) -> None:
-    from forecasting.readers.datasets import load_cohort
+    from forecasting.readers.datasets import DATASETS, load_cohort
 
     data = settings.data
     about = f"{data.dataset}, patients {data.patients}"
-    if data.dataset in ("t1d_uom", "azt1d", "ohiot1dm") and data.data_dir is None:
+    named = DATASETS.get(data.dataset)
+    if named is not None and not named.bundled and data.data_dir is None:
         about += " (not bundled: give --data-dir before running)"
     else:
         cohort = load_cohort(data.dataset, data.data_dir, data.patients, settings.shape.sampling_minutes)
@@ -303,11 +441,18 @@ def _open_reference(model: str, registry: str | None) -> tuple[Any, dict[str, st
 
 def main() -> None:
     """Run a command; an error of ours is one sentence on standard error and exit code 1."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except GlucastError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+
+
+def _terminate(*_: object) -> None:
+    """How `ray job stop` and container runtimes ask: unwind, so that nothing is left half written."""
+    sys.stderr.write("terminated: the same command goes on from here\n")
+    sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

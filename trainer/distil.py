@@ -1,114 +1,145 @@
-"""Train a student on the truth and on its teacher's cached forecasts; export it as a bundle."""
+"""Train a student on the truth and on its teacher's stored forecasts; export it as a bundle."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forecasting.bundle import write_bundle
+import numpy as np
+
+from forecasting.bundle import ModelSpec, read_bundle, write_bundle
 from forecasting.errors import InsufficientData
-from forecasting.readers.datasets import Cohort, load_cohort
+from forecasting.forecaster import Forecaster
+from forecasting.metrics import Scores, mean_over_patients, score_patients
+from forecasting.readers.datasets import Cohort
 from forecasting.registry import model_name
-from forecasting.windows import Windows, cut_all, thin
+from forecasting.windows import Windows, WindowShape, cut_all, thin
 from trainer.backbones import weights_digest
 from trainer.catalogue import find_backbone
+from trainer.evaluate import scored_steps
 from trainer.export import export_onnx
-from trainer.fit import Fitted, build_examples, fit
-from trainer.kept import fingerprint, written_whole
-from trainer.progress import Report
-from trainer.settings import PipelineSettings, TrainingSettings
+from trainer.fit import Fitted, Training, build_examples, epochs
+from trainer.kept import drop_state, fingerprint, state_of, written_whole
+from trainer.progress import Report, unheard
+from trainer.settings import ModelSettings, TrainingSettings
 from trainer.teacher import BuiltModel, build_model, save_weights
-from trainer.teacher_forecasts import read_teacher_forecasts
+from trainer.teacher_forecasts import TeacherForecasts
 
 
-def student_windows(settings: PipelineSettings, cohort: Cohort, patient: str | None) -> tuple[Windows, Windows]:
-    """Train and validation windows of one patient, or of everybody for None.
+@dataclass(frozen=True)
+class StudentData:
+    """The windows a student of one target learns from, and is chosen by."""
 
-    Raises InsufficientData where one of the two is empty.
+    train: Windows
+    validation: Windows
+
+
+def student_data(cohort: Cohort, patient: str | None, shape: WindowShape, max_windows: int | None) -> StudentData:
+    """Windows of one patient, or of everybody for None.
+
+    Raises InsufficientData where one of the two parts is empty.
     """
     series = [s for s in cohort.everyone if patient in (None, s.patient_id)]
-    train = thin(cut_all(series, settings.shape, "train"), settings.student_training.max_windows)
-    validation = cut_all(series, settings.shape, "validation")
+    train = thin(cut_all(series, shape, "train"), max_windows)
+    validation = cut_all(series, shape, "validation")
     if not len(train) or not len(validation):
         raise InsufficientData(
             f"{patient or 'everybody'} of {cohort.dataset} has {len(train)} windows to train on and {len(validation)} "
             "to validate with; both are needed: give a longer history"
         )
-    return train, validation
-
-
-@dataclass(frozen=True)
-class StoredTeacher:
-    """A teacher as a student sees it: a file of forecasts. It cannot tell where they came from."""
-
-    name: str
-    digest: str
-    forecasts: Path
-    key: str
+    return StudentData(train, validation)
 
 
 @dataclass(frozen=True)
 class StudentRun:
-    """One student to train. patient None: the population's; teacher_weight 0: the student alone."""
+    """One student to train.
 
-    settings: PipelineSettings
+    patient:        None for the population's
+    teacher_weight: 0 for the student alone
+    teacher, teacher_digest: name and digest of the teacher whose forecasts it reads
+    """
+
+    dataset: str
     patient: str | None
+    shape: WindowShape
+    student: ModelSettings
+    training: TrainingSettings
     teacher_weight: float
-    teacher: StoredTeacher
+    teacher: str
+    teacher_digest: str
 
     @property
-    def training(self) -> TrainingSettings:
-        """Only a distilled student may have epochs of its own, when they were asked for."""
-        training = self.settings.student_training
-        if self.teacher_weight and self.settings.distil_epochs is not None:
-            return training.model_copy(update={"epochs": self.settings.distil_epochs})
-        return training
+    def backbone(self) -> str:
+        return find_backbone(self.student.backbone).name
 
-    def key(self, train: Windows, validation: Windows) -> str:
+    def key(self, data: StudentData) -> str:
         """What the result depends on; a student alone depends on no teacher."""
-        settings = self.settings
-        parts = (settings.student.model_dump(), self.training.model_dump(), settings.shape.model_dump())
-        teacher = self.teacher.key if self.teacher_weight else ""
-        weights = weights_digest(find_backbone(settings.student.backbone), settings.student)
-        return fingerprint("student", weights, *parts, self.teacher_weight, train.digest, validation.digest, teacher)
+        parts = (self.student.model_dump(), self.training.model_dump(), self.shape.model_dump())
+        teacher = self.teacher_digest if self.teacher_weight else ""
+        weights = weights_digest(find_backbone(self.student.backbone), self.student)
+        digests = (data.train.digest, data.validation.digest)
+        return fingerprint("student", weights, *parts, self.teacher_weight, *digests, teacher)
+
+    def folder(self, students: Path, data: StudentData) -> Path:
+        """Where its bundle is kept."""
+        return (students / f"{model_name(self.dataset, self.patient)}-{self.backbone}-{self.key(data)}").resolve()
 
 
-def train_student(run: StudentRun, folder: Path, report: Report) -> Path:
-    """Train one student, export it and write its bundle."""
-    data, shape = run.settings.data, run.settings.shape
-    cohort = load_cohort(data.dataset, data.data_dir, run.patient or "all", shape.sampling_minutes)
-    train, validation = student_windows(run.settings, cohort, run.patient)
-    built = build_model(model_name(cohort.dataset, run.patient), run.settings.student, shape, run.training.seed)
-    teacher_mg_dl = None
-    if run.teacher_weight:
-        teacher_mg_dl = read_teacher_forecasts(run.teacher.forecasts, run.teacher.key).of(train)
-    fitted = fit(
+def train_student(
+    run: StudentRun, data: StudentData, forecasts: TeacherForecasts | None, folder: Path, report: Report = unheard
+) -> Iterator[float]:
+    """Train one student, then write its bundle; yields the validation loss of every epoch.
+
+    A student that is there already, or was cut off, yields again what it had: no epoch is computed twice.
+    forecasts: of the teacher, of at least the training windows; unread by a student alone
+    """
+    if folder.is_dir():
+        yield from read_bundle(folder).metrics["validation_loss"]
+        return
+    built = build_model(model_name(run.dataset, run.patient), run.student, run.shape, run.training.seed)
+    training = Training(
         built.model,
-        build_examples(train, built.spec, built.tokenizer, teacher_mg_dl),
-        build_examples(validation, built.spec, built.tokenizer),
+        build_examples(data.train, built.spec, built.tokenizer, _taught(run, data, forecasts)),
+        build_examples(data.validation, built.spec, built.tokenizer),
         built.spec.quantiles,
         run.training,
         report,
         run.teacher_weight,
     )
-    origin = _origin(run, cohort.dataset, built, fitted)
-    origin["windows"] = {"train": train.digest, "validation": validation.digest}
+    yield from epochs(training, state_of(folder))
+    _write_student(run, data, built, training.fitted(), folder)
+    drop_state(folder)
+
+
+def _taught(run: StudentRun, data: StudentData, forecasts: TeacherForecasts | None) -> np.ndarray | None:
+    return forecasts.of(data.train) if run.teacher_weight and forecasts is not None else None
+
+
+def _write_student(run: StudentRun, data: StudentData, built: BuiltModel, fitted: Fitted, folder: Path) -> None:
     with written_whole(folder) as scratch:
         difference = export_onnx(built.model, built.spec, scratch / "model.onnx")
         save_weights(built, scratch)
         metrics = {"export_difference_mg_dl": difference, "validation_loss": list(fitted.validation_loss)}
-        write_bundle(scratch, built.spec, metrics, origin)
-    return folder
+        bundle = write_bundle(scratch, built.spec, metrics, _origin(run, data, built, fitted))
+        scores = validation_scores(Forecaster.open(bundle), data.validation, built.spec)
+        write_bundle(scratch, built.spec, metrics | {"validation": scores}, bundle.origin)
 
 
-def _origin(run: StudentRun, dataset: str, built: BuiltModel, fitted: Fitted) -> dict[str, Any]:
-    teacher = {"name": run.teacher.name, "digest": run.teacher.digest} if run.teacher_weight else None
+def validation_scores(forecaster: Forecaster, windows: Windows, spec: ModelSpec) -> dict[str, Scores]:
+    """{horizon: scores}, mean over patients, by the exported file: what choices are made by."""
+    forecasts = forecaster.predict(windows.context, windows.minute_of_day)
+    return mean_over_patients(score_patients(windows, forecasts, scored_steps(spec.shape)))
+
+
+def _origin(run: StudentRun, data: StudentData, built: BuiltModel, fitted: Fitted) -> dict[str, Any]:
     return {
         "kind": "student",
-        "dataset": dataset,
+        "dataset": run.dataset,
         "patient": run.patient,
-        **built.origin(run.settings.student),
+        **built.origin(run.student),
         "training": run.training.model_dump(mode="json"),
         "teacher_weight": run.teacher_weight,
-        "teacher": teacher,
+        "teacher": {"name": run.teacher, "digest": run.teacher_digest} if run.teacher_weight else None,
+        "windows": {"train": data.train.digest, "validation": data.validation.digest},
         "best_epoch": fitted.best_epoch,
     }

@@ -1,19 +1,23 @@
 """The one training loop: plain PyTorch, no framework around it."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # what torch raises where a file holds more than tensors
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from forecasting.bundle import ModelSpec
 from forecasting.encoding import encode
-from forecasting.errors import InsufficientData, InvalidSetting
+from forecasting.errors import InsufficientData, IntegrityError, InvalidSetting
 from forecasting.prompts import tokenise, write_prompts
 from forecasting.windows import Windows
+from trainer.peers import ALONE, Peers
 from trainer.progress import Progress, Report
 from trainer.settings import TrainingSettings
 from trainer.time_llm import Folded, TimeLLM
@@ -39,12 +43,16 @@ class Examples:
         return len(self.x)
 
     def rows(self, rows: Tensor, device: torch.device) -> "Examples":
-        def take(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values[rows].to(device)
+        """These rows on a device; on their way to a GPU through pinned memory, so that copies overlap with work."""
 
-        return Examples(
-            self.x[rows].to(device), take(self.prompt_ids), self.target[rows].to(device), take(self.teacher)
-        )
+        def take(values: Tensor) -> Tensor:
+            taken = values[rows]
+            return taken.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else taken
+
+        def take_some(values: Tensor | None) -> Tensor | None:
+            return None if values is None else take(values)
+
+        return Examples(take(self.x), take_some(self.prompt_ids), take(self.target), take_some(self.teacher))
 
 
 @dataclass(frozen=True)
@@ -74,92 +82,193 @@ def build_examples(
     )
 
 
-def forecast_loss(outputs: Tensor, examples: Examples, levels: Tensor, teacher_weight: float) -> Tensor:
+def forecast_loss(
+    outputs: Tensor, examples: Examples, levels: Tensor, teacher_weight: float, peers: Peers = ALONE
+) -> Tensor:
     """(1 − w) · truth + w · teacher, on mean and quantiles.
 
     outputs: (batch, prediction_length, 1 + quantiles). Truth: squared error on the mean and pinball loss on the
     quantiles, where there is a target. Teacher: squared error on both, at every step.
     """
-    truth = _truth_loss(outputs, examples.target, levels)
+    truth = peers.mean(*_truth_sums(outputs, examples.target, levels))
     if examples.teacher is None or teacher_weight == 0:
         return truth
-    return (1 - teacher_weight) * truth + teacher_weight * F.mse_loss(outputs, examples.teacher)
+    squared = ((outputs - examples.teacher) ** 2).sum()
+    imitation = peers.mean(squared, torch.tensor(outputs.numel(), device=outputs.device))
+    return (1 - teacher_weight) * truth + teacher_weight * imitation
 
 
-def _truth_loss(outputs: Tensor, target: Tensor, levels: Tensor) -> Tensor:
+def _truth_sums(outputs: Tensor, target: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the losses over real targets, and how many there are."""
     real = ~torch.isnan(target)
-    count = real.sum().clamp(min=1)
     y = torch.where(real, target, 0.0)
-    squared = ((outputs[..., 0] - y) ** 2 * real).sum() / count
+    squared = ((outputs[..., 0] - y) ** 2 * real).sum()
     if not len(levels):
-        return squared
+        return squared, real.sum()
     gap = y[..., None] - outputs[..., 1:]
     pinball = torch.maximum(levels * gap, (levels - 1) * gap).mean(-1)
-    return squared + (pinball * real).sum() / count
+    return squared + (pinball * real).sum(), real.sum()
 
 
-def fit(
-    model: TimeLLM,
-    train: Examples,
-    validation: Examples,
-    levels: tuple[float, ...],
-    training: TrainingSettings,
-    report: Report,
-    teacher_weight: float = 0.0,
-) -> Fitted:
-    """Train, and leave the model with the weights of its best epoch by validation loss (truth alone).
+class Training:
+    """A training that can stop after any epoch and go on later, elsewhere, as if it had not stopped.
 
-    Reproducible bit for bit on a CPU for a given seed and number of threads.
-    Raises InsufficientData where a part is empty, InvalidSetting where the loss diverges.
+    Order of the windows and dropout of an epoch follow from the seed and the epoch's number alone.
+    Bit for bit the same on a CPU for a given seed, number of threads and number of peers.
     """
-    if not len(train) or not len(validation):
-        raise InsufficientData("there are no windows to train on or to validate with; give more data")
-    device = next(model.parameters()).device
-    quantile_levels = torch.tensor(levels, device=device)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
-    steps_per_epoch = -(-len(train) // training.batch_size)
-    total = steps_per_epoch * training.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate_schedule(total, training.warmup_share))
-    generator = torch.Generator().manual_seed(training.seed)
-    torch.manual_seed(training.seed)
-    best, best_loss, best_epoch = _copy_of(model), float("inf"), 0
-    train_losses: list[float] = []
-    validation_losses: list[float] = []
-    for epoch in range(1, training.epochs + 1):
-        model.train()
+
+    def __init__(
+        self,
+        model: TimeLLM,
+        train: Examples,
+        validation: Examples,
+        levels: tuple[float, ...],
+        settings: TrainingSettings,
+        report: Report,
+        teacher_weight: float = 0.0,
+    ) -> None:
+        """Raises InsufficientData where a part is empty."""
+        if not len(train) or not len(validation):
+            raise InsufficientData("there are no windows to train on or to validate with; give more data")
+        self.model, self.train, self.validation, self.settings, self.report = model, train, validation, settings, report
+        self.teacher_weight = teacher_weight
+        self.peers = Peers.found()
+        self.joined = self.peers.joined(model)
+        self.device = next(model.parameters()).device
+        self.levels = torch.tensor(levels, device=self.device)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.steps_per_epoch = -(-len(train) // settings.batch_size)
+        self.steps = self.steps_per_epoch * settings.epochs
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, rate_schedule(self.steps, settings.warmup_share)
+        )
+        self.train_loss: list[float] = []
+        self.validation_loss: list[float] = []
+        self.best_epoch, self.best = 0, model.trained_tensors()
+
+    @property
+    def finished(self) -> bool:
+        """All epochs done, or `patience` of them without a better validation loss."""
+        done = len(self.validation_loss)
+        return done == self.settings.epochs or (done > 0 and done - self.best_epoch >= self.settings.patience)
+
+    def run_epoch(self) -> None:
+        """Train for one epoch and validate. Raises InvalidSetting where the loss diverges."""
+        epoch = len(self.validation_loss) + 1
+        done = (epoch - 1) * self.steps_per_epoch
+        self.joined.train()
+        torch.manual_seed(epoch_seed(self.settings.seed, epoch, self.peers.rank))
         losses = []
-        for step, rows in enumerate(_batches(len(train), training.batch_size, generator), 1):
-            batch = train.rows(rows, device)
-            loss = forecast_loss(model(batch.x, batch.prompt_ids), batch, quantile_levels, teacher_weight)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
-            optimiser.step()
-            schedule.step()
-            losses.append(loss.detach())
-            report(Progress((epoch - 1) * steps_per_epoch + step, total))
-        train_losses.append(float(torch.stack(losses).mean()))
-        validation_losses.append(validation_loss(model, validation, quantile_levels, device))
-        if not np.isfinite([train_losses[-1], validation_losses[-1]]).all():
+        for step, rows in enumerate(self._batches(epoch), 1):
+            losses.append(self._step(self.train.rows(self.peers.share(rows), self.device)))
+            self.report(Progress(done + step, self.steps))
+        self.train_loss.append(float(self.peers.sum(torch.stack(losses).mean())) / self.peers.count)
+        self.validation_loss.append(validation_loss(self.model, self.validation, self.levels, self.device, self.peers))
+        self._judge(epoch)
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed training needs beside its arguments: tensors, numbers and lists."""
+        return {
+            "trained": self.model.trained_tensors(),
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "train_loss": self.train_loss,
+            "validation_loss": self.validation_loss,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state of an equal training."""
+        self.model.load_trained(state["trained"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.train_loss, self.validation_loss = list(state["train_loss"]), list(state["validation_loss"])
+
+    def fitted(self) -> Fitted:
+        """Leaves the model with the weights of its best epoch by validation loss (truth alone)."""
+        self.model.load_trained(self.best)
+        self.report(Progress(self.steps, self.steps))
+        return Fitted(tuple(self.train_loss), tuple(self.validation_loss), self.best_epoch)
+
+    def _batches(self, epoch: int) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(epoch_seed(self.settings.seed, epoch))
+        yield from torch.randperm(len(self.train), generator=generator).split(self.settings.batch_size)
+
+    def _step(self, batch: Examples) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            outputs = self.joined(batch.x, batch.prompt_ids)
+        loss = forecast_loss(outputs.float(), batch, self.levels, self.teacher_weight, self.peers)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+        self.optimiser.step()
+        self.schedule.step()
+        return loss.detach()
+
+    def _judge(self, epoch: int) -> None:
+        trained, validated = self.train_loss[-1], self.validation_loss[-1]
+        if not np.isfinite([trained, validated]).all():
             raise InvalidSetting(
                 f"the loss of epoch {epoch} is not a number: training diverged; lower the learning rate "
-                f"({training.learning_rate:g}) or the clip norm ({training.clip_norm:g})"
+                f"({self.settings.learning_rate:g}) or the clip norm ({self.settings.clip_norm:g})"
             )
-        if validation_losses[-1] < best_loss:
-            best_loss, best_epoch = validation_losses[-1], epoch
-            best = _copy_of(model)
-        note = f"epoch {epoch}: loss {train_losses[-1]:.4f}, validation {validation_losses[-1]:.4f}"
-        report(Progress(epoch * steps_per_epoch, total, note))
-        if epoch - best_epoch >= training.patience:
-            break
-    model.load_trained(best)
-    report(Progress(total, total))
-    return Fitted(tuple(train_losses), tuple(validation_losses), best_epoch)
+        if epoch == 1 or validated < self.validation_loss[self.best_epoch - 1]:
+            self.best_epoch = epoch
+            self.best = {name: tensor.clone() for name, tensor in self.model.trained_tensors().items()}
+        note = f"epoch {epoch}: loss {trained:.4f}, validation {validated:.4f}"
+        self.report(Progress(epoch * self.steps_per_epoch, self.steps, note))
 
 
-def _copy_of(model: TimeLLM) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.trained_tensors().items()}
+def epochs(training: Training, saved: Path | None = None) -> Iterator[float]:
+    """Train to the end; yields the validation loss of every epoch.
+
+    saved: where the state is kept after each epoch. A state that is there already is gone on from: its epochs are
+           yielded again, none is computed again.
+    """
+    if saved is not None and saved.is_file():
+        training.restore(read_state(saved))
+        yield from list(training.validation_loss)
+    while not training.finished:
+        training.run_epoch()
+        if saved is not None and training.peers.rank == 0:
+            write_state(training.state(), saved)
+        yield training.validation_loss[-1]
+
+
+def fit(training: Training, saved: Path | None = None) -> Fitted:
+    """Train to the end, from a saved state where there is one."""
+    for _ in epochs(training, saved):
+        pass
+    return training.fitted()
+
+
+def write_state(state: dict[str, Any], path: Path) -> None:
+    """The file takes its name only when it is whole, so that a kill leaves the state of the epoch before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".part")
+    try:
+        torch.save(state, scratch)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)  # a full disk is not filled further
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Tensors, numbers and lists alone: nothing in the file is run. Raises IntegrityError where it is damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise IntegrityError(f"the training state {path} is damaged; remove it to train from the start") from error
+
+
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """Of what is random within one epoch of one process."""
+    return seed * 1_000_003 + epoch * 1_009 + rank
 
 
 def rate_schedule(total_steps: int, warmup_share: float) -> Callable[[int], float]:
@@ -176,17 +285,15 @@ def rate_schedule(total_steps: int, warmup_share: float) -> Callable[[int], floa
 
 
 @torch.inference_mode()
-def validation_loss(model: TimeLLM, examples: Examples, levels: Tensor, device: torch.device) -> float:
+def validation_loss(
+    model: TimeLLM, examples: Examples, levels: Tensor, device: torch.device, peers: Peers = ALONE
+) -> float:
     """Truth loss over all validation windows; none is dropped, batches count by their number of real targets."""
     folded = Folded(model)
-    total, count = 0.0, 0
-    for rows in torch.arange(len(examples)).split(EVALUATION_BATCH):
+    sums = torch.zeros(2, dtype=torch.float64)  # of losses, of real targets
+    for rows in torch.arange(len(examples)).split(EVALUATION_BATCH)[peers.rank :: peers.count]:
         batch = examples.rows(rows, device)
-        real = int((~torch.isnan(batch.target)).sum())
-        total += float(_truth_loss(folded(batch.x, batch.prompt_ids), batch.target, levels)) * real
-        count += real
-    return total / max(count, 1)
-
-
-def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    yield from torch.randperm(count, generator=generator).split(size)
+        total, count = _truth_sums(folded(batch.x, batch.prompt_ids), batch.target, levels)
+        sums += torch.tensor([float(total), float(count)])
+    total, count = peers.sum(sums.to(device))
+    return float(total / count.clamp(min=1))

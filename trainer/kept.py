@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +40,13 @@ def code_digest() -> str:
     return sha.hexdigest()
 
 
+def results_folder() -> Path:
+    """Where relative paths of results begin: here; under `ray job submit` in ~/glucast, since Ray removes the copy of
+    the working folder that a job runs in.
+    """
+    return Path.home() / "glucast" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path()
+
+
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """A scratch folder that takes its name only when the block ends well: no half result is ever found."""
@@ -49,3 +57,24 @@ def written_whole(folder: Path) -> Iterator[Path]:
         yield whole
         shutil.rmtree(folder, ignore_errors=True)
         whole.rename(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that takes its name only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_text(text)
+    os.replace(scratch, path)
+
+
+def state_of(folder: Path) -> Path:
+    """Where a training that will end in this folder keeps its state after each epoch."""
+    return folder.parent / "unfinished" / folder.name / "state.pt"
+
+
+def drop_state(folder: Path) -> None:
+    """Forget the state of a training whose result is there, or is no longer wanted."""
+    kept = state_of(folder).parent
+    shutil.rmtree(kept, ignore_errors=True)
+    with suppress(OSError):  # others are unfinished still
+        kept.parent.rmdir()

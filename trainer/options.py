@@ -2,15 +2,17 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from trainer.settings import PipelineSettings, build_settings, teacher_weight_of
+from trainer.kept import results_folder
+from trainer.settings import PipelineSettings, RunSettings, build_settings, teacher_weight_of
 
-DATA, MODELS, WINDOWS, TRAINING = "Data", "Models", "Windows", "Training"
+DATA, MODELS, WINDOWS, TRAINING, GRID = "Data", "Models", "Windows", "Training", "Sweep"
 DATASET_HELP = "virtual, t1d_uom, azt1d, ohiot1dm, or a path to a tidy CSV or Parquet."
 WEIGHTS = "hub, random, a folder in Hugging Face layout, or package:NAME/FOLDER."
 
@@ -25,9 +27,16 @@ DataDir = Annotated[
 Patients = Annotated[
     str | None,
     typer.Option(
-        help="'all': one population model. 570 or 570,584: one personal model each; the teacher still learns from "
-        "everybody.",
+        help="'all': one population model. 'each', or 570,584: one personal model each; the teacher still learns "
+        "from everybody.",
         rich_help_panel=DATA,
+    ),
+]
+Runs = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for what runs write, `runs` by default; on several machines one that all of them share.",
+        envvar="GLUCAST_RUNS",
     ),
 ]
 RegistryUri = Annotated[
@@ -36,7 +45,24 @@ RegistryUri = Annotated[
 ]
 
 
-def run_settings(
+@dataclass(frozen=True)
+class Given:
+    """What the options of a command said: a run file, and {dotted key: value} with None where nothing was given."""
+
+    run: Path | None
+    options: dict[str, Any]
+
+    def settings(self) -> PipelineSettings:
+        """What they add up to."""
+        return self.settings_of(PipelineSettings, None, {})
+
+    def settings_of(self, kind: type[RunSettings], run: Path | None, more: dict[str, Any]) -> RunSettings:
+        """Settings of another kind, from a run file of its own and more options."""
+        settings = build_settings(run or self.run, {**self.options, **more}, kind)
+        return settings.model_copy(update={"runs": results_folder() / settings.runs})
+
+
+def given_options(
     run: Annotated[Path | None, typer.Option(help="Run file (TOML) with differences from the defaults.")] = None,
     dataset: Dataset = None,
     data_dir: DataDir = None,
@@ -138,10 +164,17 @@ def run_settings(
         typer.Option(help="Weight of the teacher; used as beta / (alpha + beta).", rich_help_panel=TRAINING),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", rich_help_panel=TRAINING)] = None,
-) -> PipelineSettings:
-    """Defaults, then the run file, then these options."""
+    teacher_workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that train the teacher together: one per GPU, or one, by default.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    runs: Runs = None,
+) -> Given:
+    """What was given: settings are the defaults, then the run file, then these options."""
     levels = None if quantiles is None else [level.strip() for level in quantiles.split(",") if level.strip()]
-    return build_settings(
+    return Given(
         run,
         {
             "data.dataset": dataset,
@@ -178,21 +211,23 @@ def run_settings(
             "student_training.max_windows": max_train_windows,
             "max_test_windows": max_test_windows,
             "teacher_weight": teacher_weight_of(alpha, beta),
+            "teacher_workers": teacher_workers,
+            "runs": runs,
         },
     )
 
 
-def takes_run_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command all options of `run_settings`; it receives `settings` and its own options."""
-    shared = inspect.signature(run_settings, eval_str=True).parameters
-    own = {n: p for n, p in inspect.signature(command, eval_str=True).parameters.items() if n != "settings"}
+def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command all options of `given_options`; it receives `given` and its own options."""
+    shared = inspect.signature(given_options, eval_str=True).parameters
+    own = {n: p for n, p in inspect.signature(command, eval_str=True).parameters.items() if n != "given"}
 
     @wraps(command)
-    def with_settings(**options: Any) -> None:
-        settings = run_settings(**{name: options.pop(name) for name in shared})
-        command(settings=settings, **options)
+    def with_options(**options: Any) -> None:
+        given = given_options(**{name: options.pop(name) for name in shared})
+        command(given=given, **options)
 
-    with_settings.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *own.values())]
     )
-    return with_settings
+    return with_options

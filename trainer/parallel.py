@@ -1,21 +1,39 @@
-"""The only file that imports Ray: fan plain functions out, and bring their news and results back."""
+"""The only file that imports Ray: fan plain functions out, and bring their news and results back.
+
+run_jobs        functions side by side, as Ray tasks
+train_together  one function in several processes that average their gradients, by Ray Train
+run_trials      many resumable trainings that compete, by Ray Tune
+"""
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results are kept by us
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # an interrupt ends the command, which can be run again
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray import train, tune
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from forecasting.errors import GlucastError
-from trainer.progress import Progress, Watch
+from forecasting.errors import GlucastError, InvalidSetting
+from trainer.progress import Progress, Report, Watch, unheard
+
+RETRIES = 3  # of work whose process or machine was lost
 
 
 class JobFailed(GlucastError):
@@ -23,68 +41,134 @@ class JobFailed(GlucastError):
 
 
 @dataclass(frozen=True)
-class Job:
-    """A function to run somewhere: function(**arguments, report=…). `cpus` is also its number of threads."""
+class Share:
+    """What one job or trial takes of a machine. `cpus` is also its number of threads; memory in bytes."""
 
-    name: str
-    function: Callable[..., Any]
-    arguments: dict[str, Any] = field(default_factory=dict)
     cpus: int = 1
     gpus: float = 0.0
+    memory: int = 0
+
+    def __str__(self) -> str:
+        memory = f", {self.memory / 1e9:.1f} GB" if self.memory else ""
+        return f"{self.cpus} CPUs, {self.gpus:g} GPUs{memory}"
 
 
 @dataclass(frozen=True)
 class Room:
-    """CPUs and GPUs of a cluster."""
+    """What a cluster has: one Share for each machine."""
 
-    cpus: int
-    gpus: int
+    machines: tuple[Share, ...]
+
+    @property
+    def cpus(self) -> int:
+        return sum(machine.cpus for machine in self.machines)
+
+    @property
+    def gpus(self) -> int:
+        return int(sum(machine.gpus for machine in self.machines))
+
+    def cpus_for(self, workers: int) -> int:
+        """The most CPUs that each of so many workers can have; 1 where not even that fits."""
+        most = max(machine.cpus for machine in self.machines)
+        return next((c for c in range(most, 1, -1) if sum(m.cpus // c for m in self.machines) >= workers), 1)
+
+    def require(self, share: Share, count: int = 1, what: str = "a trial") -> None:
+        """Raises InvalidSetting where not even `count` of these fit at once: they would wait for ever."""
+        places = sum(_times(share, machine) for machine in self.machines)
+        if places < count:
+            machines = "; ".join(sorted({str(machine) for machine in self.machines}))
+            asked = f"{share}" if count == 1 else f"{count} times {share}"
+            raise InvalidSetting(
+                f"{what} asks for {asked}; the cluster has {len(self.machines)} machines with {machines}: "
+                "ask for less, or add machines first"
+            )
+
+
+def _times(share: Share, machine: Share) -> int:
+    pairs = ((machine.cpus, share.cpus), (machine.gpus, share.gpus), (machine.memory, share.memory))
+    return min((int(has / asked + 1e-9) for has, asked in pairs if asked), default=1 << 30)
 
 
 @contextmanager
 def cluster() -> Iterator[Room]:
     """The cluster that RAY_ADDRESS names, or one started in this process."""
-    ray.init(
-        address=os.environ.get("RAY_ADDRESS"),
-        include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
-        configure_logging=True,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    address = os.environ.get("RAY_ADDRESS", "local")
     try:
-        found = ray.cluster_resources()
-        yield Room(max(1, int(found.get("CPU", 1))), int(found.get("GPU", 0)))
+        ray.init(
+            address=address,
+            include_dashboard=False if address == "local" else None,
+            configure_logging=True,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise JobFailed(f"Ray does not answer at {address}: {str(error).strip().splitlines()[0]}") from error
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    try:
+        yield Room(tuple(_machine(node["Resources"]) for node in ray.nodes() if node["Alive"]))
     finally:
         ray.shutdown()
+
+
+def _machine(resources: Mapping[str, float]) -> Share:
+    return Share(int(resources.get("CPU", 0)), resources.get("GPU", 0.0), int(resources.get("memory", 0)))
+
+
+# ---------------------------------------------------------------- jobs
+
+
+@dataclass(frozen=True)
+class Job:
+    """A function to run somewhere: function(**arguments, report=…)."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    share: Share = Share()
 
 
 def run_jobs(jobs: Sequence[Job], watch: Watch) -> list[Any]:
     """Run jobs side by side, as many at once as the cluster has room for; results in the order of the jobs.
 
     watch(name, progress) hears what every job reports. An error of ours comes back as itself; a worker that
-    died or raised anything else becomes JobFailed.
+    died again and again, or raised anything else, becomes JobFailed.
     """
     if not jobs:
         return []
-    news = Queue(actor_options={"num_cpus": 0})
-    try:
-        waiting = [_run.options(num_cpus=job.cpus, num_gpus=job.gpus, name=job.name).remote(job, news) for job in jobs]
-        names = dict(zip(waiting, (job.name for job in jobs), strict=True))
+    with _listening(watch) as news:
+        waiting = {_submit(job, news): job.name for job in jobs}
         pending = list(waiting)
         while pending:
-            done, pending = ray.wait(pending, timeout=0.2)
-            _pass_on(news, watch)
+            done, pending = ray.wait(pending)
             for finished in done:
-                _result(finished, names[finished])  # the first failure ends the wait
-        return [_result(reference, names[reference]) for reference in waiting]
-    finally:
-        news.shutdown(force=True)
+                _result(finished, waiting[finished])  # the first failure ends the wait
+        return [_result(reference, name) for reference, name in waiting.items()]
 
 
-@ray.remote(max_retries=1)
+def _submit(job: Job, news: Queue) -> Any:
+    share = job.share
+    options = _run.options(num_cpus=share.cpus, num_gpus=share.gpus, memory=share.memory or None, name=job.name)
+    return options.remote(job, news)
+
+
+@ray.remote(max_retries=RETRIES)
 def _run(job: Job, news: Queue) -> Any:
-    torch.set_num_threads(job.cpus)
+    torch.set_num_threads(job.share.cpus)
     return job.function(**job.arguments, report=_Sparing(job.name, news))
+
+
+def _result(reference: Any, name: str) -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, GlucastError):
+            raise error.cause from None
+        raise JobFailed(f"{name} failed: {type(error.cause).__name__}: {error.cause}") from error
+    except RayError as error:
+        raise JobFailed(
+            f"{name} lost its worker ({type(error).__name__}); look at memory, then run it again"
+        ) from error
 
 
 class _Sparing:
@@ -99,6 +183,30 @@ class _Sparing:
             self.news.put((self.name, progress))
 
 
+@contextmanager
+def _listening(watch: Watch) -> Iterator[Queue]:
+    """A queue that passes what workers put on it to `watch`; on this machine, since others may be lost."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    news, ended = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}), threading.Event()
+
+    def listen() -> None:
+        while not ended.is_set():
+            _pass_on(news, watch)
+            ended.wait(0.2)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield news
+        ended.set()
+        listener.join()
+        _pass_on(news, watch)
+    finally:
+        ended.set()
+        listener.join()
+        news.shutdown(force=True)
+
+
 def _pass_on(news: Queue, watch: Watch) -> None:
     while True:
         try:
@@ -108,14 +216,268 @@ def _pass_on(news: Queue, watch: Watch) -> None:
         watch(name, progress)
 
 
-def _result(reference: Any, name: str) -> Any:
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        if isinstance(error.cause, GlucastError):
-            raise error.cause from None
-        raise JobFailed(f"{name} failed: {type(error.cause).__name__}: {error.cause}") from error
-    except RayError as error:
-        raise JobFailed(
-            f"{name} lost its worker ({type(error).__name__}); look at memory, then run it again"
-        ) from error
+# ---------------------------------------------------------------- one model, several processes
+
+
+def train_together(job: Job, workers: int, storage: Path, watch: Watch) -> None:
+    """Run a job in `workers` processes that are peers of each other (torch.distributed), each with the job's share.
+
+    Lost processes are started again; the job goes on from what it kept itself.
+    storage: a folder that all machines share
+    """
+    with _listening(watch) as news:
+        trainer = TorchTrainer(
+            _run_as_peer,
+            train_loop_config={"job": ray.put(job), "news": news},
+            torch_config=TorchConfig(backend=_backend(job.share)),
+            scaling_config=train.ScalingConfig(
+                num_workers=workers,
+                use_gpu=job.share.gpus > 0,
+                resources_per_worker={"CPU": job.share.cpus, **({"GPU": job.share.gpus} if job.share.gpus else {})},
+            ),
+            run_config=train.RunConfig(
+                name=job.name.replace(" ", "_"),
+                storage_path=str(storage),
+                failure_config=train.FailureConfig(max_failures=RETRIES),
+            ),
+        )
+        try:
+            trainer.fit()
+        except train.TrainingFailedError as error:
+            raise _cause_of(error, job.name) from error
+
+
+def _run_as_peer(config: dict[str, Any]) -> None:
+    job = ray.get(config["job"])
+    device = train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # peers of one machine see all its GPUs
+    torch.set_num_threads(job.share.cpus)
+    first = train.get_context().get_world_rank() == 0
+    report: Report = _Sparing(job.name, config["news"]) if first else unheard
+    job.function(**job.arguments, report=report)
+
+
+def _backend(share: Share) -> str:
+    """How peers talk: NCCL where torch sees the GPUs that Ray declares, else gloo."""
+    if not share.gpus:
+        return "gloo"
+    sees = ray.remote(num_gpus=share.gpus)(lambda: torch.cuda.is_available())
+    return "nccl" if ray.get(sees.remote()) else "gloo"
+
+
+def _cause_of(error: Any, name: str) -> GlucastError:
+    causes = list(getattr(error, "worker_failures", {}).values())
+    for cause in causes:
+        original = getattr(cause, "cause", cause)
+        if isinstance(original, GlucastError):
+            return original
+    said = f"{type(causes[0]).__name__}: {causes[0]}" if causes else str(error)
+    return JobFailed(f"{name} failed: {said.strip().splitlines()[-1]}")
+
+
+# ---------------------------------------------------------------- many trainings that compete
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A resumable training: epochs(**arguments) yields the validation loss of each epoch, those it has kept at once.
+
+    group:  trials are compared within it
+    length: the most epochs it can have
+    """
+
+    name: str
+    group: str
+    length: int
+    epochs: Callable[..., Iterator[float]]
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """Asynchronous successive halving (ASHA; Li et al., MLSys 2020, algorithm 2).
+
+    From `grace_epochs` on, and at each `reduction` times as many, only the best 1 / reduction go on.
+    """
+
+    grace_epochs: int
+    reduction: int
+
+
+Status = Literal["finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a trial. error: why it failed; losses: validation loss by epoch."""
+
+    name: str
+    status: Status
+    losses: tuple[float, ...]
+    error: str = ""
+    seconds: float = 0.0
+
+
+Heard = Callable[[Ended], None]
+Step = Callable[[str, int, float], None]  # trial, epoch, validation loss
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    share: Share,
+    storage: Path,
+    stopping: Stopping | None,
+    on_epoch: Step,
+    on_end: Heard,
+) -> list[Ended]:
+    """Run trials side by side, as many as the cluster has room for; what became of each, in their order.
+
+    Processes are used again from trial to trial. What the arguments of several trials share is kept once in the
+    memory of each machine. A trial whose process or machine is lost goes on from what it kept itself; one that
+    raises an error of ours has failed, one that raises anything else is tried again before it has.
+    storage: a folder that all machines share
+    """
+    by_name = {trial.name: trial for trial in trials}
+    watcher = _Watcher(by_name, on_epoch, on_end)
+    scheduler = FIFOScheduler() if stopping is None else _WithinGroups(by_name, stopping)
+    trainable = tune.with_parameters(_Trainable, trials=by_name, threads=share.cpus)
+    resources = {"cpu": share.cpus, "gpu": share.gpus, "memory": share.memory}
+    while remaining := [name for name in by_name if name not in watcher.ended]:
+        # Tune gives a trial up, without another try, when its machine is lost just as its process starts
+        _tune(tune.with_resources(trainable, resources), remaining, scheduler, watcher, storage)
+    return [watcher.ended[name] for name in by_name]
+
+
+def _tune(trainable: Any, names: list[str], scheduler: FIFOScheduler, watcher: "_Watcher", storage: Path) -> None:
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"trial": tune.grid_search(names)},
+        tune_config=tune.TuneConfig(
+            metric="validation_loss",
+            mode="min",
+            reuse_actors=True,
+            scheduler=scheduler,
+            trial_name_creator=_name_of,
+            trial_dirname_creator=_name_of,
+        ),
+        run_config=tune.RunConfig(
+            name=f"round-{watcher.rounds}",
+            storage_path=str(storage),
+            verbose=0,
+            callbacks=[watcher],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    )
+    watcher.rounds += 1
+    tuner.fit()
+
+
+def _name_of(trial: TuneTrial) -> str:
+    return str(trial.config["trial"])
+
+
+class _Trainable(tune.Trainable):
+    """One epoch of a trial per step. The same process takes another trial when one has ended."""
+
+    def setup(self, config: dict[str, Any], trials: dict[str, Trial], threads: int) -> None:  # type: ignore[override]
+        torch.set_num_threads(threads)
+        self.trials = trials
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        trial = self.trials[new_config["trial"]]
+        self.epochs = trial.epochs(**trial.arguments)
+        self.last: dict[str, Any] = {"validation_loss": float("inf"), "epoch": 0, "finished": False, "failed": ""}
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            loss = next(self.epochs)
+        except StopIteration:
+            return {**self.last, "finished": True, "done": True}
+        except GlucastError as error:  # it would be raised again: no reason to try again
+            return {**self.last, "failed": str(error), "done": True}
+        self.last |= {"validation_loss": loss, "epoch": self.last["epoch"] + 1}
+        return dict(self.last)
+
+    def cleanup(self) -> None:
+        self.epochs.close()  # type: ignore[attr-defined]
+
+
+class _Watcher(tune.Callback):
+    """Collects what becomes of each trial, and tells it on."""
+
+    def __init__(self, trials: Mapping[str, Trial], on_epoch: Step, on_end: Heard) -> None:
+        self.losses: dict[str, dict[int, float]] = {name: {} for name in trials}
+        self.ended: dict[str, Ended] = {}
+        self.on_epoch, self.on_end = on_epoch, on_end
+        self.rounds = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores its callbacks for a restore; ours is to run the command again
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        name, epoch = _name_of(trial), result["epoch"]
+        if epoch and epoch not in self.losses[name]:
+            self.losses[name][epoch] = result["validation_loss"]
+            self.on_epoch(name, epoch, result["validation_loss"])
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        last = trial.last_result
+        status: Status = "failed" if last["failed"] else "finished" if last["finished"] else "stopped"
+        self._end(trial, status, last["failed"])
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        error = trial.get_pickled_error()
+        if isinstance(error, RayActorError) and trial.num_failures <= RETRIES and self.rounds <= RETRIES:
+            return  # never had its tries
+        error = getattr(error, "cause", None) or error
+        self._end(trial, "failed", f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+
+    def _end(self, trial: TuneTrial, status: Status, error: str) -> None:
+        name = _name_of(trial)
+        losses = tuple(loss for _, loss in sorted(self.losses[name].items()))
+        self.ended[name] = Ended(name, status, losses, error, (trial.last_result or {}).get("time_total_s", 0.0))
+        self.on_end(self.ended[name])
+
+
+class _WithinGroups(FIFOScheduler):
+    """ASHA within each group: trials of a patient who is easy to foretell do not stop those of one who is not."""
+
+    def __init__(self, trials: Mapping[str, Trial], stopping: Stopping) -> None:
+        super().__init__()
+        self.places = {name: (trial.group, trial.length) for name, trial in trials.items()}
+        self.stopping = stopping
+        self.schedulers: dict[str, AsyncHyperBandScheduler] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True  # declared below
+
+    def _of(self, trial: TuneTrial) -> AsyncHyperBandScheduler:
+        group, _ = self.places[_name_of(trial)]
+        if group not in self.schedulers:
+            self.schedulers[group] = AsyncHyperBandScheduler(
+                time_attr="epoch",
+                metric="validation_loss",
+                mode="min",
+                grace_period=self.stopping.grace_epochs,
+                reduction_factor=self.stopping.reduction,
+                max_t=1_000_000,  # a training ends by itself
+            )
+        return self.schedulers[group]
+
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        self._of(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        decision = str(self._of(trial).on_trial_result(tune_controller, trial, result))
+        _, length = self.places[_name_of(trial)]
+        return self.CONTINUE if result["epoch"] == length else decision  # what is trained already is kept
+
+    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
+        if result["epoch"]:
+            self._of(trial).on_trial_complete(tune_controller, trial, result)

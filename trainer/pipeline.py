@@ -1,34 +1,27 @@
 """The whole path: teacher, cached forecasts, students, evaluation, publication."""
 
-import json
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from forecasting.bundle import Bundle, read_bundle, write_bundle
+from forecasting.bundle import Bundle, read_bundle
 from forecasting.forecaster import Forecaster
-from forecasting.readers.datasets import ALL, Cohort, load_cohort
-from forecasting.registry import Registry, Version, model_name
-from forecasting.windows import WindowShape
+from forecasting.readers.datasets import ALL, EACH, Cohort, load_cohort, split_patients
+from forecasting.registry import POPULATION, Registry, Version, model_name
+from forecasting.windows import distinct
 from trainer.backbones import check_backbone_settings
 from trainer.catalogue import find_backbone, require_pair
-from trainer.distil import StoredTeacher, StudentRun, student_windows, train_student
+from trainer.distil import StudentData, StudentRun, student_data
 from trainer.evaluate import Evaluation, evaluate
-from trainer.kept import written_whole
-from trainer.parallel import Job, Room, cluster, run_jobs
-from trainer.progress import Report, Watch
-from trainer.publication import Promotion, promote_unless_rolled_back, publish_bundle
-from trainer.settings import ModelSettings, PipelineSettings
-from trainer.teacher import open_trained, teacher_key, teacher_windows, train_teacher
-from trainer.teacher_forecasts import compute_teacher_forecasts, forecasts_key, write_teacher_forecasts
+from trainer.parallel import JobFailed
+from trainer.progress import Watch
+from trainer.publication import Promotion, promote_unless_rolled_back, publish_bundle, with_test_scores
+from trainer.settings import PipelineSettings
+from trainer.stages import Say, Student, stages_on_ray
+from trainer.teacher import open_trained
+from trainer.teacher_forecasts import TeacherForecasts
 from trainer.time_llm import check_model_shape
 
 TEACHER, STUDENT, STUDENT_ALONE = "teacher", "student_distilled", "student_alone"
-GPU_SHARE = 0.25  # of a GPU, for a student: four train on one
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -89,137 +82,80 @@ def distil_students(settings: PipelineSettings, say: Say, watch: Watch) -> list[
 def train_all(settings: PipelineSettings, say: Say, watch: Watch) -> Trained:
     """Teacher, its forecasts, and both students of every target, each kept from an equal run where there is one."""
     require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported)
-    data = settings.data
-    cohort = load_cohort(data.dataset, data.data_dir, data.patients, settings.shape.sampling_minutes)
-    for model in (settings.teacher, settings.student):
-        check_model(model, settings.shape)
-    for sentence in (*cohort.left_out, *(f"{s.patient_id}: {f}" for s in cohort.chosen for f in s.findings)):
-        say(sentence)
+    cohort = open_cohort(settings, say)
+    check_models(settings)
     if settings.distil_epochs not in (None, settings.student_training.epochs):
         say("the distilled student and the student alone have unequal epochs: their comparison is not fair")
-    for target in targets_of(settings, cohort):  # who cannot be trained for should be known before a teacher is
-        model_name(cohort.dataset, target)
-        student_windows(settings, cohort, target)
-    with stages_on_ray(settings, cohort, say, watch) as stages:
-        teacher = stages.teacher()
-        students = stages.students(stages.teacher_forecasts(teacher))
-    return Trained(cohort, teacher, students)
-
-
-@contextmanager
-def stages_on_ray(settings: PipelineSettings, cohort: Cohort, say: Say, watch: Watch) -> Iterator["Stages"]:
-    """The stages of training, with Ray running."""
-    say("starting Ray")
-    with cluster() as room:
-        yield Stages(settings, cohort, room, say, watch)
-
-
-def targets_of(settings: PipelineSettings, cohort: Cohort) -> list[str | None]:
-    """Whom students are made for: each chosen patient, or None, the population, for all."""
-    everybody = settings.data.patients.strip().lower() == ALL
-    return [None] if everybody else [series.patient_id for series in cohort.chosen]
-
-
-def check_model(model: ModelSettings, shape: WindowShape) -> None:
-    """Everything that can be wrong with a model's settings, found before anything is trained."""
-    entry = find_backbone(model.backbone)
-    check_backbone_settings(entry, model)
-    if entry.hidden_dim is not None:
-        check_model_shape(model, shape, entry.hidden_dim)
-
-
-@dataclass(frozen=True)
-class Stages:
-    """What is trained, in order. Every stage keeps its result under a fingerprint, and uses an equal one again."""
-
-    settings: PipelineSettings
-    cohort: Cohort
-    room: Room
-    say: Say
-    watch: Watch
-
-    @property
-    def targets(self) -> list[str | None]:
-        return targets_of(self.settings, self.cohort)
-
-    def teacher(self) -> Path:
-        """The teacher's folder."""
-        settings = self.settings
-        key = teacher_key(settings, *teacher_windows(settings.data, settings.shape, settings.teacher_training))
-        name = find_backbone(settings.teacher.backbone).name
-        folder = (settings.runs / "teachers" / f"{self.cohort.dataset}-{name}-{key}").resolve()
-        if folder.is_dir():
-            self.say(f"teacher {folder.name}: kept from an equal run")
-            return folder
-        self.say(f"teacher {folder.name}: training on {len(self.cohort.everyone)} patients")
-        arguments = {"settings": settings, "folder": folder, "dataset": self.cohort.dataset}
-        run_jobs([self._wide_job("teacher", train_teacher, arguments)], self.watch)
-        return folder
-
-    def teacher_forecasts(self, teacher: Path) -> list[StoredTeacher]:
-        """The teacher's forecasts of each target's training windows: computed once, then read by every student."""
-        name, digest = find_backbone(self.settings.teacher.backbone).name, read_bundle(teacher).digest
-        stored, jobs = [], []
-        for target in self.targets:
-            train, _ = student_windows(self.settings, self.cohort, target)
-            key = forecasts_key(digest, train)
-            path = (self.settings.runs / "teacher_forecasts" / f"{key}.npz").resolve()
-            stored.append(StoredTeacher(name, digest, path, key))
-            if path.is_file():
-                self.say(f"teacher forecasts {key}: kept from an equal run")
-                continue
-            self.say(f"teacher forecasts {key}: {len(train)} windows")
-            arguments = {"settings": self.settings, "folder": teacher, "target": target, "stored": stored[-1]}
-            jobs.append(self._wide_job(_named("teacher forecasts", target), cache_forecasts, arguments))
-        run_jobs(jobs, self.watch)
-        return stored
-
-    def students(self, stored: list[StoredTeacher]) -> list[Students]:
-        """A distilled student and one alone for every target, all of them trained side by side."""
-        runs = [
-            StudentRun(self.settings, target, weight, forecasts)
-            for target, forecasts in zip(self.targets, stored, strict=True)
-            for weight in (self.settings.teacher_weight, 0.0)
+    at_most = settings.student_training.max_windows
+    targets = targets_of(settings.data.patients, cohort)
+    data = {target: student_data(cohort, target, settings.shape, at_most) for target in targets}
+    with stages_on_ray(cohort, settings.runs, say, watch) as stages:
+        teacher = stages.teacher(settings)
+        forecasts = stages.teacher_forecasts(settings, teacher, distinct(d.train for d in data.values()))
+        digest = read_bundle(teacher).digest
+        students = [
+            _student(settings, cohort, target, weight, digest, data[target], forecasts)
+            for target in targets
+            for weight in (settings.teacher_weight, 0.0)
         ]
-        folders = [self._student_folder(run) for run in runs]
-        missing = {folder: run for folder, run in zip(folders, runs, strict=True) if not folder.is_dir()}
-        self.say(f"students: {len(missing)} to train, {len(runs) - len(missing)} kept from equal runs")
-        gpus = GPU_SHARE * min(1, self.room.gpus)
-        jobs = [
-            Job(_label(run), train_student, {"run": run, "folder": folder}, 1, gpus) for folder, run in missing.items()
-        ]
-        run_jobs(jobs, self.watch)
-        return [Students(t, *pair) for t, *pair in zip(self.targets, folders[::2], folders[1::2], strict=True)]
-
-    def _wide_job(self, name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Job:
-        """A job that takes all the room there is."""
-        return Job(name, function, arguments, self.room.cpus, min(1, self.room.gpus))
-
-    def _student_folder(self, run: StudentRun) -> Path:
-        key = run.key(*student_windows(run.settings, self.cohort, run.patient))
-        name = model_name(self.cohort.dataset, run.patient)
-        backbone = find_backbone(run.settings.student.backbone).name
-        return (run.settings.runs / "students" / f"{name}-{backbone}-{key}").resolve()
+        for ended in stages.students(students):
+            if ended.status == "failed":
+                raise JobFailed(f"{ended.name} failed: {ended.error}")
+    folders = [student.folder for student in students]
+    return Trained(
+        cohort, teacher, [Students(t, *pair) for t, *pair in zip(targets, folders[::2], folders[1::2], strict=True)]
+    )
 
 
-def cache_forecasts(
-    settings: PipelineSettings, folder: Path, target: str | None, stored: StoredTeacher, report: Report
-) -> None:
-    """One pass of a trained teacher over the windows that a student learns from."""
-    built, _ = open_trained(folder, settings.teacher, settings.teacher_training.seed)
+def open_cohort(settings: PipelineSettings, say: Say) -> Cohort:
+    """The data set and its chosen patients; says who was left out, and what was found in the readings."""
     data = settings.data
-    cohort = load_cohort(data.dataset, data.data_dir, sampling_minutes=settings.shape.sampling_minutes)
-    train, _ = student_windows(settings, cohort, target)
-    forecasts = compute_teacher_forecasts(built.forecaster(), train, stored.key, report)
-    write_teacher_forecasts(forecasts, stored.forecasts)
+    cohort = load_cohort(data.dataset, data.data_dir, data.patients, settings.shape.sampling_minutes)
+    for sentence in (*cohort.left_out, *(f"{s.patient_id}: {f}" for s in cohort.chosen for f in s.findings)):
+        say(sentence)
+    return cohort
 
 
-def _label(run: StudentRun) -> str:
-    return _named((STUDENT if run.teacher_weight else STUDENT_ALONE).replace("_", " "), run.patient)
+def targets_of(patients: str, cohort: Cohort) -> list[str | None]:
+    """Whom students are made for: patients by id, each of everybody, or None, the population, for "all".
+
+    Raises InvalidSetting for a patient whose id cannot name a model.
+    """
+    targets: list[str | None] = []
+    for word in split_patients(patients):
+        targets += [None] if word == ALL else [s.patient_id for s in cohort.everyone] if word == EACH else [word]
+    for target in targets:
+        model_name(cohort.dataset, target)
+    return list(dict.fromkeys(targets))
 
 
-def _named(what: str, patient: str | None) -> str:
-    return f"{what} ({patient})" if patient else what
+def check_models(settings: PipelineSettings) -> None:
+    """Everything that can be wrong with the models' settings, found before anything is trained."""
+    for model in (settings.teacher, settings.student):
+        entry = find_backbone(model.backbone)
+        check_backbone_settings(entry, model)
+        if entry.hidden_dim is not None:
+            check_model_shape(model, settings.shape, entry.hidden_dim)
+
+
+def _student(
+    settings: PipelineSettings,
+    cohort: Cohort,
+    target: str | None,
+    weight: float,
+    teacher_digest: str,
+    data: StudentData,
+    forecasts: TeacherForecasts,
+) -> Student:
+    training = settings.student_training
+    if weight and settings.distil_epochs is not None:
+        training = training.model_copy(update={"epochs": settings.distil_epochs})
+    teacher = find_backbone(settings.teacher.backbone).name
+    run = StudentRun(
+        cohort.dataset, target, settings.shape, settings.student, training, weight, teacher, teacher_digest
+    )
+    name = f"{target or POPULATION} {'distilled' if weight else 'alone'}"
+    return Student(name, run, data, forecasts, run.folder(settings.runs / "students", data))
 
 
 def score_and_publish(
@@ -235,25 +171,9 @@ def score_and_publish(
         STUDENT: Forecaster.open(student.distilled),
     }
     evaluation = evaluate(arms, cohort, settings.shape, "test", settings.max_test_windows, watch)
-    bundle, report = _with_test_scores(student.distilled, evaluation)
+    bundle, report = with_test_scores(student.distilled, evaluation, STUDENT)
     version, is_new = publish_bundle(registry, bundle)
     say(f"{version.name} version {version.version}: {'published' if is_new else 'published before, nothing new'}")
     say("gate: scoring on the calibration part")
     promotion = promote_unless_rolled_back(registry, version, cohort, settings.gate)
     return Outcome(bundle, report, evaluation, version, is_new, promotion)
-
-
-def _with_test_scores(folder: Path, evaluation: Evaluation) -> tuple[Bundle, Path]:
-    """A copy of the bundle with its scores inside, and the file beside it with the whole evaluation.
-
-    What training left stays as it was, for the next run to keep.
-    """
-    trained = read_bundle(folder)
-    scored = folder.with_name(folder.name + "-scored")
-    report = folder.with_name(folder.name + "-report.json")
-    report.write_text(json.dumps(evaluation.as_json(), indent=1) + "\n")
-    scores = {"protocol": evaluation.as_json()["protocol"], "mean": evaluation.arms[STUDENT]["mean"]}
-    with written_whole(scored) as scratch:
-        shutil.copytree(folder, scratch, dirs_exist_ok=True)
-        write_bundle(scratch, trained.spec, trained.metrics | {"test": scores}, trained.origin)
-    return read_bundle(scored), report

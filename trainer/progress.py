@@ -19,6 +19,12 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+
+
+def unheard(_: Progress) -> None:
+    """A `Report` that nobody listens to."""
+
+
 Watch = Callable[[str, Progress], None]  # the job's name comes first
 
 
@@ -59,6 +65,6 @@ def _plain_lines(console: Console) -> Watch:
         tenth = 10 * progress.done // max(1, progress.total)
         if progress.note or tenth > tenths.get(name, 0):
             tenths[name] = tenth
-            console.print(f"  {name}: {10 * tenth} % {progress.note}".rstrip(), highlight=False)
+            console.print(f"  {name}: {10 * tenth} % {progress.note}".rstrip(), highlight=False, soft_wrap=True)
 
     return watch

@@ -1,15 +1,18 @@
 """From a bundle on disk to a served model: publish as challenger, pass the gate, become champion, roll back."""
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from forecasting.bundle import Bundle
+from forecasting.bundle import Bundle, read_bundle, write_bundle
 from forecasting.errors import InvalidSetting
 from forecasting.forecaster import Forecaster
 from forecasting.gate import Decision, GateName
 from forecasting.readers.datasets import ALL, Cohort, dataset_name, load_cohort
 from forecasting.registry import CHAMPION, ROLLED_BACK_TAG, Registry, Version
 from trainer.evaluate import RIDGE_PERSONAL, RIDGE_POOLED, Evaluation, compare_at_gate
+from trainer.kept import write_text, written_whole
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,32 @@ class Promotion:
         return all(own[h] < bar[h] for bar in bars for h in own if h in bar)
 
 
-def publish_bundle(registry: Registry, bundle: Bundle) -> tuple[Version, bool]:
-    """Publish with its origin as tags; (version, is it new)."""
+def with_test_scores(folder: Path, evaluation: Evaluation, arm: str) -> tuple[Bundle, Path]:
+    """A copy of a bundle with its scores inside, and the file beside it with the whole evaluation.
+
+    What training left stays as it was, for the next run to keep.
+    arm: which of the evaluation the bundle is
+    """
+    trained = read_bundle(folder)
+    scored, report = scored_beside(folder)
+    write_text(report, json.dumps(evaluation.as_json(), indent=1) + "\n")
+    scores = {"protocol": evaluation.as_json()["protocol"], "mean": evaluation.arms[arm]["mean"]}
+    with written_whole(scored) as scratch:
+        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        write_bundle(scratch, trained.spec, trained.metrics | {"test": scores}, trained.origin)
+    return read_bundle(scored), report
+
+
+def scored_beside(folder: Path) -> tuple[Path, Path]:
+    """Where the scored copy of a bundle, and its report, are kept."""
+    return folder.with_name(folder.name + "-scored"), folder.with_name(folder.name + "-report.json")
+
+
+def publish_bundle(registry: Registry, bundle: Bundle, run_id: str | None = None) -> tuple[Version, bool]:
+    """Publish with its origin as tags; (version, is it new).
+
+    run_id: the MLflow run that the bundle comes from; a run of its own by default
+    """
     origin = bundle.origin
     tags = {
         "kind": origin.get("kind", "unknown"),
@@ -49,7 +76,7 @@ def publish_bundle(registry: Registry, bundle: Bundle) -> tuple[Version, bool]:
     }
     for horizon, scores in bundle.metrics.get("test", {}).get("mean", {}).items():
         tags[f"test_rmse_{horizon}"] = f"{scores['rmse']:.3f}"
-    return registry.publish(bundle, tags)
+    return registry.publish(bundle, tags, run_id)
 
 
 def own_cohort(bundle: Bundle, dataset: str | None, data_dir: Path | None) -> Cohort:

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,7 +24,16 @@ class DataSettings(Settings):
 
     dataset: str = Field(default="virtual", description="a data set by name, or a path to a tidy CSV or Parquet table")
     data_dir: Path | None = Field(default=None, description="folder of the data sets that are not bundled")
-    patients: str = Field(default="all", description="'all' (one population model), or ids: 570,584 (one model each)")
+    patients: str = Field(
+        default="all",
+        description="'all' (one population model), 'each' (a personal model for everybody), ids: 570,584 (one model "
+        "each), or several of these",
+    )
+
+    @field_validator("patients", mode="before")
+    @classmethod
+    def _listed(cls, patients: Any) -> Any:
+        return ",".join(map(str, patients)) if isinstance(patients, list) else patients
 
 
 class ModelSettings(Settings):
@@ -92,6 +101,9 @@ class PipelineSettings(Settings):
     shape: WindowShape = WindowShape()
     teacher: ModelSettings = ModelSettings(**TEACHER_DEFAULTS)  # type: ignore[arg-type]
     teacher_training: TrainingSettings = TrainingSettings()
+    teacher_workers: int | None = Field(
+        default=None, ge=1, description="processes that train the teacher together; one per GPU, or one, by default"
+    )
     student: ModelSettings = ModelSettings()
     student_training: TrainingSettings = TrainingSettings(batch_size=256)
     distil_epochs: int | None = Field(
@@ -112,6 +124,55 @@ class PipelineSettings(Settings):
         return self
 
 
+class Pair(Settings):
+    """A teacher and a student of its own."""
+
+    teacher: str
+    student: str
+
+
+class Grid(Settings):
+    """What a sweep varies: every combination is a trial. What is not given stays as the run settings have it."""
+
+    pairs: tuple[Pair, ...] | None = Field(default=None, description="teachers with their students")
+    students: tuple[str, ...] | None = Field(default=None, description="student backbones of the one teacher")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    distil_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+        default=None, description="values of teacher_weight; 0: the student alone"
+    )
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    early_stopping: Literal["asha", "none"] = Field(
+        default="asha", description="asha stops the worse of a patient's trials early; none where arms are compared"
+    )
+    grace_epochs: int = Field(default=3, ge=1, description="epochs before a trial may be stopped")
+    reduction: int = Field(default=3, ge=2, description="one in so many trials goes on at each rung")
+    cpus_per_trial: int = Field(default=1, ge=1, description="also its number of threads")
+    gpus_per_trial: float | None = Field(default=None, ge=0, description="a quarter where there are GPUs, by default")
+    memory_per_trial_gb: float = Field(default=1.5, gt=0, description="what Ray sets aside for each trial")
+
+    @field_validator("pairs", "students", "seeds", "distil_weights", "learning_rates")
+    @classmethod
+    def _not_empty(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if values is not None and not values:
+            raise ValueError("is empty, so that the sweep has no trial; give at least one value or leave it out")
+        if values is not None and len(set(map(str, values))) < len(values):
+            raise ValueError("names a value twice; name each once")
+        return values
+
+    @model_validator(mode="after")
+    def _one_way_to_name_students(self) -> Self:
+        if self.pairs is not None and self.students is not None:
+            raise ValueError("give pairs, or students of the one teacher, not both")
+        return self
+
+
+class SweepSettings(PipelineSettings):
+    """A pipeline whose students are varied."""
+
+    name: str = Field(default="sweep", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="of the sweep, in MLflow too")
+    sweep: Grid = Grid()
+
+
 def read_run_file(path: Path) -> dict[str, Any]:
     """The differences a run file holds; a relative path in it is taken from where the command runs."""
     if not path.is_file():
@@ -122,7 +183,14 @@ def read_run_file(path: Path) -> dict[str, Any]:
         raise InvalidSetting(f"{path.name} is not readable as TOML: {error}") from error
 
 
-def build_settings(run_file: Path | None, overrides: dict[str, Any]) -> PipelineSettings:
+RunSettings = TypeVar("RunSettings", bound=PipelineSettings)
+
+
+def build_settings(
+    run_file: Path | None,
+    overrides: dict[str, Any],
+    kind: type[RunSettings] = PipelineSettings,  # type: ignore[assignment]
+) -> RunSettings:
     """Defaults, then the run file, then flags ({"student.weights": "random"}; None means not given).
 
     Raises InvalidSetting that names the key, what came and what is allowed.
@@ -137,7 +205,7 @@ def build_settings(run_file: Path | None, overrides: dict[str, Any]) -> Pipeline
                 place = place.setdefault(section, {})
             place[key] = value
     try:
-        return PipelineSettings.model_validate(settings)
+        return kind.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "settings"

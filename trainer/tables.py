@@ -10,6 +10,8 @@ from trainer.settings import PipelineSettings
 
 if TYPE_CHECKING:  # counting takes torch; printing a table does not
     from trainer.model_sizes import Cost, ModelSize
+    from trainer.sweep import Plan, Published
+    from trainer.sweep_record import SweepRecord
 
 MODEL_HEADINGS = {  # in the README: in a terminal of 80 columns
     "layers": "lay-\ners",
@@ -161,6 +163,87 @@ def patients_table(evaluation: dict[str, Any], title: str) -> Table:
     table.add_section()
     table.add_row("mean", *(_rmses(arm["mean"]) for arm in arms.values()))
     return table
+
+
+def sweep_table(record: "SweepRecord", shown: int = 3) -> Table:
+    """The best trials of every patient on the validation part, beside its baselines."""
+    from trainer.leaderboard import horizons_of, label_of
+
+    table = _numbers("patient", "Validation part: the best trials of each patient")
+    table.add_column("student", no_wrap=True)
+    horizons = horizons_of(record)
+    for name in ("seed", "epochs", "loss", *(f"RMSE {h}" for h in horizons)):
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for target in record.targets:
+        for arm in ("persistence", "ridge_pooled", "ridge_personal"):
+            rmse = (f"{record.baselines[target][arm][h]['rmse']:.2f}" for h in horizons)
+            table.add_row(target, LABELS.get(arm, arm), "", "", "", *rmse)
+        for trial in record.ranked(target)[:shown]:
+            rmse = (f"{trial.validation[h]['rmse']:.2f}" if h in trial.validation else trial.status for h in horizons)
+            epochs = str(len(trial.losses))
+            table.add_row(target, label_of(trial), str(trial.seed), epochs, f"{trial.loss:.4f}", *rmse)
+        table.add_section()
+    return table
+
+
+def configurations_table(record: "SweepRecord") -> Table:
+    """Every configuration over patients and seeds."""
+    from trainer.leaderboard import configurations_of, horizons_of
+
+    table = _numbers("configuration", "Validation part: mean over patients, ± standard deviation over seeds")
+    horizons = horizons_of(record)
+    for name in ("finished", "loss", *(f"RMSE {h}" for h in horizons)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for c in configurations_of(record):
+        cells = [f"{c.rmse[h][0]:.2f}{_spread(c.rmse[h][1])}" if h in c.rmse else "-" for h in horizons]
+        loss = f"{c.loss:.4f}" if c.whole else "-"
+        table.add_row(c.label, f"{c.finished} of {c.of}", loss, *cells, style=None if c.whole else "dim")
+    return table
+
+
+def _spread(deviation: float | None) -> str:
+    return "" if deviation is None else f" ± {deviation:.2f}"
+
+
+def published_table(published: "list[Published]") -> Table:
+    """Who was published, with the scores of the test part."""
+    table = _numbers("model", "Published, scored on the test part (RMSE in mg/dL)")
+    horizons = list(next(iter(published[0].scores.values())))
+    for name in ("version", *(f"{arm}\n{h}" for arm in ("student", "persist.", "ridge") for h in horizons), "gate"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for p in published:
+        arms = [p.scores[arm] for arm in ("student_distilled", "persistence", "ridge_personal")]
+        cells = [f"{scores[h]['rmse']:.1f}" if h in scores else "-" for scores in arms for h in horizons]
+        verdict = "champion" if p.promotion.decision.passed else "not passed"
+        table.add_row(p.version.name, p.version.version, *cells, verdict)
+    return table
+
+
+def sweep_plan_table(plan: "Plan") -> Table:
+    """What a sweep would do."""
+    grid, settings = plan.settings.sweep, plan.settings
+    table = Table("step", "what", title="Plan (dry run: nothing was trained, read from a hub, or written)")
+    table.add_row("data", f"{plan.cohort.dataset}: {len(plan.data)} targets, {len(plan.skipped)} skipped")
+    table.add_row("windows", _windows(settings))
+    table.add_row("teachers", ", ".join(plan.teachers) or "none: every student is alone")
+    table.add_row("teacher forecasts", "computed once for every training window and teacher, then shared")
+    table.add_row("trials", f"{len(plan.combinations)}: {_factors(plan)}")
+    stopping = f"asha: from epoch {grid.grace_epochs} on, one in {grid.reduction} goes on at each rung"
+    table.add_row("early stopping", stopping if grid.early_stopping == "asha" else "none but patience")
+    table.add_row("choice", "lowest validation loss of each patient; test part read once, for the chosen")
+    table.add_row("publication", f"as challenger; champion through the {settings.gate} gate on the calibration part")
+    return table
+
+
+def _factors(plan: "Plan") -> str:
+    varied: dict[str, set[Any]] = {
+        "patients": {c.patient for c in plan.combinations},
+        "students": {c.student for c in plan.combinations},
+        "teacher weights": {c.teacher_weight for c in plan.combinations},
+        "learning rates": {c.learning_rate for c in plan.combinations},
+        "seeds": {c.seed for c in plan.combinations},
+    }
+    return " x ".join(f"{len(values)} {name}" for name, values in varied.items())
 
 
 def _numbers(first: str, title: str) -> Table:

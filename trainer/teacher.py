@@ -13,16 +13,16 @@ from tokenizers import Tokenizer
 from forecasting.bundle import Bundle, ModelSpec, read_bundle, write_bundle
 from forecasting.errors import IntegrityError
 from forecasting.forecaster import Forecaster, Network
-from forecasting.readers.datasets import load_cohort
+from forecasting.readers.datasets import Cohort
 from forecasting.registry import model_name
 from forecasting.windows import Windows, WindowShape, cut_all, thin
 from trainer.backbones import LoadedBackbone, load_backbone, prompt_of, weights_digest
 from trainer.catalogue import BACKBONES, Backbone, find_backbone
 from trainer.export import export_onnx
-from trainer.fit import build_examples, fit
-from trainer.kept import fingerprint, written_whole
+from trainer.fit import Training, build_examples, fit
+from trainer.kept import drop_state, fingerprint, state_of, written_whole
 from trainer.progress import Report
-from trainer.settings import DataSettings, ModelSettings, PipelineSettings, TrainingSettings
+from trainer.settings import ModelSettings, PipelineSettings, TrainingSettings
 from trainer.time_llm import Folded, TimeLLM, spec_of
 
 
@@ -95,10 +95,9 @@ def teacher_key(settings: PipelineSettings, train: Windows, validation: Windows)
     return fingerprint("teacher", weights, *parts, train.digest, validation.digest)
 
 
-def teacher_windows(data: DataSettings, shape: WindowShape, training: TrainingSettings) -> tuple[Windows, Windows]:
+def teacher_windows(cohort: Cohort, shape: WindowShape, training: TrainingSettings) -> tuple[Windows, Windows]:
     """Train and validation windows of every patient of the data set."""
-    everyone = load_cohort(data.dataset, data.data_dir, sampling_minutes=shape.sampling_minutes).everyone
-    train, validation = cut_all(everyone, shape, "train"), cut_all(everyone, shape, "validation")
+    train, validation = cut_all(cohort.everyone, shape, "train"), cut_all(cohort.everyone, shape, "validation")
     at_most = training.max_windows
     return thin(train, at_most), thin(validation, None if at_most is None else -(-at_most // 4))
 
@@ -117,11 +116,16 @@ def export_trained(folder: Path, settings: ModelSettings, seed: int) -> Path:
     return exported
 
 
-def train_teacher(settings: PipelineSettings, folder: Path, dataset: str, report: Report) -> Path:
-    """Train a teacher and write its folder: weights, tokenizer, meaning and origin, under a manifest."""
-    train, validation = teacher_windows(settings.data, settings.shape, settings.teacher_training)
+def train_teacher(
+    settings: PipelineSettings, dataset: str, train: Windows, validation: Windows, folder: Path, report: Report
+) -> Path:
+    """Train a teacher and write its folder: weights, tokenizer, meaning and origin, under a manifest.
+
+    Runs in every process of a data-parallel training; the first writes. Goes on from the last whole epoch where an
+    equal training was cut off.
+    """
     built = build_model(model_name(dataset), settings.teacher, settings.shape, settings.teacher_training.seed)
-    fitted = fit(
+    training = Training(
         built.model,
         build_examples(train, built.spec, built.tokenizer),
         build_examples(validation, built.spec, built.tokenizer),
@@ -129,6 +133,9 @@ def train_teacher(settings: PipelineSettings, folder: Path, dataset: str, report
         settings.teacher_training,
         report,
     )
+    fitted = fit(training, state_of(folder))
+    if training.peers.rank:
+        return folder
     origin = {
         "kind": "teacher",
         "dataset": dataset,
@@ -140,6 +147,7 @@ def train_teacher(settings: PipelineSettings, folder: Path, dataset: str, report
     with written_whole(folder) as scratch:
         save_weights(built, scratch)
         write_bundle(scratch, built.spec, {"validation_loss": list(fitted.validation_loss)}, origin)
+    drop_state(folder)
     return folder
 
 

@@ -14,6 +14,7 @@ from trainer.progress import Progress, Report
 
 FORMAT_VERSION = 1
 CHUNK = 512  # windows between two lines of progress
+SHARD = 8192  # windows of a file, at most
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,38 @@ def compute_teacher_forecasts(teacher: Forecaster, windows: Windows, key: str, r
         values[rows, :, 0], values[rows, :, 1:] = forecasts.mean, forecasts.quantiles
         report(Progress(min(start + CHUNK, len(windows)), len(windows)))
     return TeacherForecasts(windows.ids, values, key)
+
+
+def shards_of(windows: Windows, teacher_digest: str, folder: Path) -> list[tuple[Path, Windows]]:
+    """Windows in parts of one patient each, with the file that holds, or will hold, a teacher's forecasts of them."""
+    shards = []
+    for patient in windows.patients:
+        own = windows.of_patient(patient)
+        for start in range(0, len(own), SHARD):
+            shard = own[start : start + SHARD]
+            shards.append(((folder / f"{forecasts_key(teacher_digest, shard)}.npz").resolve(), shard))
+    return shards
+
+
+def store_forecasts(teacher: Forecaster, shards: list[tuple[Path, Windows]], report: Report) -> None:
+    """Compute and store the shards that are not there yet: one pass over every window."""
+    total, done = sum(len(windows) for _, windows in shards), 0
+
+    def within(progress: Progress) -> None:
+        report(Progress(done + progress.done, total))
+
+    for path, windows in shards:
+        if not path.is_file():
+            write_teacher_forecasts(compute_teacher_forecasts(teacher, windows, path.stem, within), path)
+        done += len(windows)
+        report(Progress(done, total))
+
+
+def read_shards(shards: list[tuple[Path, Windows]]) -> TeacherForecasts:
+    """The stored forecasts of all shards, as one."""
+    read = [read_teacher_forecasts(path, path.stem) for path, _ in shards]
+    ids, values = np.concatenate([f.window_ids for f in read]), np.concatenate([f.values for f in read])
+    return TeacherForecasts(ids, values, fingerprint(*(f.fingerprint for f in read)))
 
 
 def write_teacher_forecasts(forecasts: TeacherForecasts, path: Path) -> None:

@@ -10,7 +10,7 @@ from forecasting.readers.ohio import YEAR_OF, find_ohio, read_ohio
 from forecasting.readers.tidy import read_tidy
 
 BUNDLED = Path(__file__).resolve().parents[2] / "data" / "sim" / "simglucose_t1d_30x56.parquet"
-ALL = "all"
+ALL, EACH = "all", "each"  # the population; everybody for themselves
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class NamedSet:
 
     name: str
     about: str
+    bundled: bool
     load: Callable[[Path | None], list[GlucoseSeries]]
 
 
@@ -65,20 +66,23 @@ DATASETS = {
     for one in (
         NamedSet(
             "virtual",
-            "30 simulated people with type 1 diabetes, 56 days, 5 min; bundled",
+            "30 simulated people with type 1 diabetes, 56 days, 5 min",
+            True,
             lambda _: read_tidy(BUNDLED),
         ),
         NamedSet(
             "t1d_uom",
             "T1D-UOM, 8 people sampled every 5 min (and 8 every 15)",
+            False,
             _tidy_in_data_dir("t1d_uom", "Europe/London"),
         ),
         NamedSet(
             "azt1d",
             "AZT1D, 25 people on automated insulin delivery, 5 min",
+            False,
             _tidy_in_data_dir("azt1d", "America/Phoenix"),
         ),
-        NamedSet("ohiot1dm", "OhioT1DM 2018 and 2020, 12 people, 5 min, XML", _ohio),
+        NamedSet("ohiot1dm", "OhioT1DM 2018 and 2020, 12 people, 5 min, XML", False, _ohio),
     )
 }
 
@@ -86,7 +90,7 @@ DATASETS = {
 def load_cohort(dataset: str, data_dir: Path | None = None, patients: str = ALL, sampling_minutes: int = 5) -> Cohort:
     """Read a data set by name, or any path to a tidy CSV or Parquet table, and choose patients.
 
-    patients: "all", or ids separated by commas.
+    patients: ids separated by commas; "all" and "each" choose everybody.
     Raises NotFound for an unknown data set or patient, InvalidReadings for unusable files or a double identity.
     """
     everyone = _load(dataset, data_dir)
@@ -130,16 +134,23 @@ def _load(dataset: str, data_dir: Path | None) -> list[GlucoseSeries]:
 def _choose(
     usable: tuple[GlucoseSeries, ...], patients: str, dataset: str, left_out: tuple[str, ...]
 ) -> tuple[GlucoseSeries, ...]:
-    if patients.strip().lower() == ALL:
+    asked = split_patients(patients)
+    if {ALL, EACH} & set(asked):
         return usable
-    asked = list(dict.fromkeys(p.strip() for p in patients.split(",") if p.strip()))
-    if not asked:
-        raise InvalidSetting("no patient was named; give --patients all, or ids such as 570,584")
     by_id = {s.patient_id: s for s in usable}
     for patient in asked:
         if patient not in by_id:
             raise NotFound(_unknown_patient(patient, dataset, list(by_id), left_out))
     return tuple(by_id[p] for p in asked)
+
+
+def split_patients(patients: str) -> list[str]:
+    """Ids and the words all and each, each once, in order. Raises InvalidSetting where there is none."""
+    names = (p.strip() for p in patients.split(",") if p.strip())
+    asked = list(dict.fromkeys(n.lower() if n.lower() in (ALL, EACH) else n for n in names))
+    if not asked:
+        raise InvalidSetting("no patient was named; give --patients all, or ids such as 570,584")
+    return asked
 
 
 def _unknown_patient(patient: str, dataset: str, known: list[str], left_out: tuple[str, ...]) -> str:

@@ -107,7 +107,7 @@ def test_what_is_no_reference_is_refused(reference):
 def test_a_flipped_byte_in_the_store_is_refused_by_name_and_others_are_served(registry, publish):
     damaged, whole = publish("flip-1"), publish("flip-2")
     flip(stored(damaged))
-    with pytest.raises(IntegrityError, match=r"flip-1 version 1 is refused: bundle/model.onnx is not the file"):
+    with pytest.raises(IntegrityError, match=r"flip-1 version 1 is refused: published/model.onnx is not the file"):
         registry.fetch(damaged)
     assert not (registry.cache / damaged.digest).exists()
     assert registry.fetch(whole).digest == whole.digest

@@ -6,7 +6,7 @@ import torch
 
 from forecasting.errors import InsufficientData
 from forecasting.windows import WindowShape, cut_all, thin
-from trainer.fit import Examples, build_examples, fit, forecast_loss, rate_schedule
+from trainer.fit import Examples, Training, build_examples, fit, forecast_loss, rate_schedule
 from trainer.settings import ModelSettings, TrainingSettings
 from trainer.teacher import build_model
 
@@ -25,7 +25,7 @@ def trained(cohort, teacher_weight, with_teacher=True, seed=1):
     train, validation = (thin(cut_all(cohort.everyone, SHAPE, part), 150) for part in ("train", "validation"))
     built = build_model("small-population", SETTINGS, SHAPE, seed)
     teacher = np.full((len(train), SHAPE.prediction_length, 4), 150.0) if with_teacher else None
-    fit(
+    training = Training(
         built.model,
         build_examples(train, built.spec, None, teacher),
         build_examples(validation, built.spec, None),
@@ -34,6 +34,7 @@ def trained(cohort, teacher_weight, with_teacher=True, seed=1):
         ignore,
         teacher_weight,
     )
+    fit(training)
     return built.model.trained_tensors()
 
 
@@ -108,7 +109,7 @@ def test_it_stops_early_and_keeps_the_weights_of_the_best_epoch(cohort, monkeypa
     built = build_model("small-population", SETTINGS, SHAPE, 1)
     examples = build_examples(windows, built.spec, None)
     patient = TRAINING.model_copy(update={"epochs": 5, "patience": 2})
-    fitted = fit(built.model, examples, examples, LEVELS, patient, ignore)
+    fitted = fit(Training(built.model, examples, examples, LEVELS, patient, ignore))
     assert fitted.best_epoch == 2
     assert fitted.validation_loss == (0.5, 0.3, 0.4, 0.6)
     assert torch.equal(built.model.trained_tensors()["head.project.bias"], seen[1])
@@ -120,4 +121,4 @@ def test_an_empty_part_is_refused(cohort):
     windows = thin(cut_all(cohort.everyone, SHAPE, "train"), 150)
     nothing = build_examples(windows[:0], built.spec, None)
     with pytest.raises(InsufficientData, match="no windows"):
-        fit(built.model, nothing, nothing, LEVELS, TRAINING, ignore)
+        Training(built.model, nothing, nothing, LEVELS, TRAINING, ignore)

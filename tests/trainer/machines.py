@@ -1,0 +1,69 @@
+"""A Ray cluster of several nodes on one machine, and small sweeps to run on it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from trainer.settings import SweepSettings, build_settings
+
+PATIENTS = "adult_002,child_008"
+
+
+def small_sweep(table: Path, tmp_path: Path, **changes) -> SweepSettings:
+    """Four trials, two patients x two seeds, of a student that trains in seconds and whose teacher is none."""
+    options = {
+        "data.dataset": str(table),
+        "data.patients": PATIENTS,
+        "runs": tmp_path / "runs",
+        "teacher.backbone": "bert-tiny",
+        "teacher.weights": "random",
+        "teacher.num_prototypes": 16,
+        "teacher.d_ff": 16,
+        "teacher_training.epochs": 1,
+        "teacher_training.max_windows": 100,
+        "student.weights": "random",
+        "student.num_layers": 1,
+        "student.num_prototypes": 16,
+        "student.d_ff": 16,
+        "student_training.epochs": 20,
+        "student_training.patience": 20,
+        "student_training.max_windows": 300,
+        "student_training.batch_size": 32,
+        "max_test_windows": 100,
+        "gate": "persistence",
+        "sweep.seeds": [1, 2],
+        "sweep.distil_weights": [0.0],
+        "sweep.early_stopping": "none",
+        "sweep.memory_per_trial_gb": 0.5,
+    }
+    options |= {name.replace("__", "."): value for name, value in changes.items()}
+    return build_settings(None, options, SweepSettings)
+
+
+def wait_for(happened: Callable[[], object], seconds: float = 90) -> object:
+    """What it returns, once that is true; a test that waits in vain fails."""
+    end = time.monotonic() + seconds
+    while not (found := happened()):
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.05)
+    return found
+
+
+def states(runs: Path) -> list[Path]:
+    """States of trainings that are not finished."""
+    return sorted(runs.glob("*/unfinished/*/state.pt"))
+
+
+def processes_of(kind: str) -> list[psutil.Process]:
+    """Ray's processes whose title names this kind of actor."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            title = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if title.startswith("ray::") and kind in title:
+            found.append(process)
+    return found
