@@ -1,5 +1,6 @@
 """The one training loop: plain PyTorch, no framework around it."""
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -249,10 +250,12 @@ def fit(training: Training, saved: Path | None = None) -> Fitted:
 
 def write_state(state: dict[str, Any], path: Path) -> None:
     """The file takes its name only when it is whole, so that a kill leaves the state of the epoch before."""
+    content = io.BytesIO()
+    torch.save(state, content)  # into a file, it hides the reason of a failed write
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".part")
     try:
-        torch.save(state, scratch)
+        scratch.write_bytes(content.getbuffer())
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)  # a full disk is not filled further

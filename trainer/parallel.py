@@ -103,8 +103,8 @@ def cluster() -> Iterator[Room]:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobFailed(f"Ray does not answer at {address}: {str(error).strip().splitlines()[0]}") from error
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    for library in ("ray.train", "ray.tune"):  # failures come back as ours; no traceback of each try
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         yield Room(tuple(_machine(node["Resources"]) for node in ray.nodes() if node["Alive"]))
     finally:
@@ -319,8 +319,16 @@ class Ended:
     seconds: float = 0.0
 
 
-Heard = Callable[[Ended], None]
-Step = Callable[[str, int, float], None]  # trial, epoch, validation loss
+@dataclass(frozen=True)
+class Heard:
+    """Who hears of trials while they run.
+
+    epoch: name, epoch, validation loss; retry: name, why its process ended; end: what became of it
+    """
+
+    epoch: Callable[[str, int, float], None]
+    retry: Callable[[str, str], None]
+    end: Callable[[Ended], None]
 
 
 def run_trials(
@@ -328,8 +336,7 @@ def run_trials(
     share: Share,
     storage: Path,
     stopping: Stopping | None,
-    on_epoch: Step,
-    on_end: Heard,
+    heard: Heard,
 ) -> list[Ended]:
     """Run trials side by side, as many as the cluster has room for; what became of each, in their order.
 
@@ -339,7 +346,7 @@ def run_trials(
     storage: a folder that all machines share
     """
     by_name = {trial.name: trial for trial in trials}
-    watcher = _Watcher(by_name, on_epoch, on_end)
+    watcher = _Watcher(by_name, heard)
     scheduler = FIFOScheduler() if stopping is None else _WithinGroups(by_name, stopping)
     trainable = tune.with_parameters(_Trainable, trials=by_name, threads=share.cpus)
     resources = {"cpu": share.cpus, "gpu": share.gpus, "memory": share.memory}
@@ -409,10 +416,10 @@ class _Trainable(tune.Trainable):
 class _Watcher(tune.Callback):
     """Collects what becomes of each trial, and tells it on."""
 
-    def __init__(self, trials: Mapping[str, Trial], on_epoch: Step, on_end: Heard) -> None:
+    def __init__(self, trials: Mapping[str, Trial], heard: Heard) -> None:
         self.losses: dict[str, dict[int, float]] = {name: {} for name in trials}
         self.ended: dict[str, Ended] = {}
-        self.on_epoch, self.on_end = on_epoch, on_end
+        self.heard = heard
         self.rounds = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -424,7 +431,7 @@ class _Watcher(tune.Callback):
         name, epoch = _name_of(trial), result["epoch"]
         if epoch and epoch not in self.losses[name]:
             self.losses[name][epoch] = result["validation_loss"]
-            self.on_epoch(name, epoch, result["validation_loss"])
+            self.heard.epoch(name, epoch, result["validation_loss"])
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         last = trial.last_result
@@ -432,17 +439,27 @@ class _Watcher(tune.Callback):
         self._end(trial, status, last["failed"])
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        error = trial.get_pickled_error()
-        if isinstance(error, RayActorError) and trial.num_failures <= RETRIES and self.rounds <= RETRIES:
-            return  # never had its tries
-        error = getattr(error, "cause", None) or error
-        self._end(trial, "failed", f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+        lost = isinstance(trial.get_pickled_error(), RayActorError)
+        if not (lost and trial.num_failures <= RETRIES and self.rounds <= RETRIES):  # else it never had its tries
+            self._end(trial, "failed", _why(trial))
+
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.heard.retry(_name_of(trial), _why(trial))
 
     def _end(self, trial: TuneTrial, status: Status, error: str) -> None:
         name = _name_of(trial)
         losses = tuple(loss for _, loss in sorted(self.losses[name].items()))
         self.ended[name] = Ended(name, status, losses, error, (trial.last_result or {}).get("time_total_s", 0.0))
-        self.on_end(self.ended[name])
+        self.heard.end(self.ended[name])
+
+
+def _why(trial: TuneTrial) -> str:
+    """Why a process ended: the error it raised, or that it, or its machine, was lost."""
+    error = trial.get_pickled_error()
+    if isinstance(error, RayActorError):
+        return "its process or its machine was lost"
+    error = getattr(error, "cause", None) or error
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
 
 
 class _WithinGroups(FIFOScheduler):

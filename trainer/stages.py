@@ -113,7 +113,7 @@ class Stages:
         students: Sequence[Student],
         share: Share | None = None,
         stopping: Stopping | None = None,
-        heard: Heard = lambda ended: None,
+        on_end: Callable[[Ended], None] = lambda ended: None,
     ) -> list[Ended]:
         """Train students side by side; what became of each, in their order."""
         share = share or Share(1, GPU_SHARE * min(1, self.room.gpus))
@@ -123,12 +123,12 @@ class Stages:
         trials = [_trial(student) for student in students]
         tally = _Tally({s.name: s.run.training.epochs for s in students}, self.watch)
 
-        def on_end(ended: Ended) -> None:
+        def end(ended: Ended) -> None:
             tally.end(ended)
-            heard(ended)
+            on_end(ended)
 
         with self._ray_notes() as notes:
-            return run_trials(trials, share, notes, stopping, tally.epoch, on_end)
+            return run_trials(trials, share, notes, stopping, Heard(tally.epoch, tally.retry, end))
 
     @contextmanager
     def _ray_notes(self) -> Iterator[Path]:
@@ -172,6 +172,9 @@ class _Tally:
     def epoch(self, name: str, epoch: int, loss: float) -> None:
         self.left[name] = max(0, self.left[name] - 1)
         self._tell("")
+
+    def retry(self, name: str, why: str) -> None:
+        self._tell(f"{name}: goes on in another process, {why}")
 
     def end(self, ended: Ended) -> None:
         self.left[ended.name] = 0
