@@ -141,5 +141,6 @@ def _scatter(record: SweepRecord) -> str:
 
 def _svg(figure: "object") -> str:
     text = StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})  # type: ignore[attr-defined]
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(text, format="svg", metadata=nothing)  # type: ignore[attr-defined]
     return text.getvalue().partition("<svg")[2].join(("<svg", ""))

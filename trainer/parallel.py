@@ -7,6 +7,8 @@ run_trials      many resumable trainings that compete, by Ray Tune
 
 import logging
 import os
+import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,6 +95,8 @@ def _times(share: Share, machine: Share) -> int:
 def cluster() -> Iterator[Room]:
     """The cluster that RAY_ADDRESS names, or one started in this process."""
     address = os.environ.get("RAY_ADDRESS", "local")
+    _require_answer(address)
+    ask_to_end = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address,
@@ -103,12 +107,27 @@ def cluster() -> Iterator[Room]:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobFailed(f"Ray does not answer at {address}: {str(error).strip().splitlines()[0]}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ask_to_end)  # Ray put its own there
     for library in ("ray.train", "ray.tune"):  # failures come back as ours; no traceback of each try
         logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         yield Room(tuple(_machine(node["Resources"]) for node in ray.nodes() if node["Alive"]))
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raises JobFailed where nothing listens at host:port; Ray would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise JobFailed(
+            f"Ray does not answer at {address} ({type(error).__name__}); start it, or unset RAY_ADDRESS to train here"
+        ) from error
 
 
 def _machine(resources: Mapping[str, float]) -> Share:
@@ -456,7 +475,7 @@ class _Watcher(tune.Callback):
 def _why(trial: TuneTrial) -> str:
     """Why a process ended: the error it raised, or that it, or its machine, was lost."""
     error = trial.get_pickled_error()
-    if isinstance(error, RayActorError):
+    if isinstance(error, RayActorError) and "creation task" not in str(error):
         return "its process or its machine was lost"
     error = getattr(error, "cause", None) or error
     return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"

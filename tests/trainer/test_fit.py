@@ -1,12 +1,16 @@
 """Training and distillation: masks, weights of the loss, reproducibility."""
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from forecasting.errors import InsufficientData
+from forecasting.errors import InsufficientData, IntegrityError
 from forecasting.windows import WindowShape, cut_all, thin
-from trainer.fit import Examples, Training, build_examples, fit, forecast_loss, rate_schedule
+from trainer.fit import Examples, Training, build_examples, epochs, fit, forecast_loss, rate_schedule
+from trainer.peers import Peers
 from trainer.settings import ModelSettings, TrainingSettings
 from trainer.teacher import build_model
 
@@ -122,3 +126,82 @@ def test_an_empty_part_is_refused(cohort):
     nothing = build_examples(windows[:0], built.spec, None)
     with pytest.raises(InsufficientData, match="no windows"):
         Training(built.model, nothing, nothing, LEVELS, TRAINING, ignore)
+
+
+def resumable(cohort, **changes) -> Training:
+    torch.set_num_threads(1)
+    train, validation = (thin(cut_all(cohort.everyone, SHAPE, part), 150) for part in ("train", "validation"))
+    settings = SETTINGS.model_copy(update={"dropout": 0.2})  # what is random in an epoch must come back too
+    built = build_model("small-population", settings, SHAPE, 1)
+    examples = build_examples(train, built.spec, None), build_examples(validation, built.spec, None)
+    return Training(built.model, *examples, LEVELS, TRAINING.model_copy(update={"epochs": 4, **changes}), ignore)
+
+
+def test_a_training_cut_off_anywhere_ends_as_if_it_had_not_been(cohort, tmp_path):
+    whole = resumable(cohort)
+    expected = fit(whole)
+    for cut in (1, 3):
+        state = tmp_path / str(cut) / "state.pt"
+        first = epochs(resumable(cohort), state)
+        seen = [next(first) for _ in range(cut)]
+        resumed = resumable(cohort)
+        again = list(epochs(resumed, state))
+        assert again[:cut] == seen
+        assert resumed.fitted() == expected
+        assert same(resumed.model.trained_tensors(), whole.model.trained_tensors())
+
+
+def test_a_resumed_training_computes_no_epoch_twice(cohort, tmp_path, monkeypatch):
+    state = tmp_path / "state.pt"
+    cut = epochs(resumable(cohort), state)
+    next(cut), next(cut)
+    computed = []
+    run_epoch = Training.run_epoch
+
+    def counted(self):
+        computed.append(len(self.validation_loss) + 1)
+        run_epoch(self)
+
+    monkeypatch.setattr(Training, "run_epoch", counted)
+    assert len(list(epochs(resumable(cohort), state))) == 4
+    assert computed == [3, 4]
+    computed.clear()
+    assert len(list(epochs(resumable(cohort), state))) == 4
+    assert computed == []
+
+
+def test_a_damaged_state_is_refused_with_what_to_do(cohort, tmp_path):
+    state = tmp_path / "state.pt"
+    list(epochs(resumable(cohort, epochs=1), state))
+    state.write_bytes(state.read_bytes()[:-200])
+    with pytest.raises(IntegrityError, match="remove it to train from the start"):
+        list(epochs(resumable(cohort, epochs=1), state))
+    state.write_bytes(pickle.dumps(Path))
+    with pytest.raises(IntegrityError):
+        list(epochs(resumable(cohort, epochs=1), state))
+
+
+class Rank(Peers):
+    """A peer of another, whose sums are added by hand."""
+
+    others: tuple[float, ...] = ()
+
+    def sum(self, value):
+        return value.detach() + self.others[0]
+
+
+def test_gradients_of_unequal_shares_average_to_those_of_the_whole_batch():
+    target = torch.randn(5, 3)
+    target[0] = float("nan")  # the first share has fewer real targets than the second
+    outputs = torch.randn(5, 3, 4)
+    whole = outputs.clone().requires_grad_()
+    forecast_loss(whole, Examples(target, None, target), torch.tensor(LEVELS), 0.0).backward()
+    gradients = torch.zeros_like(outputs)
+    for rank in range(2):
+        mine = slice(rank, None, 2)
+        peer, other = Rank(rank, 2), target[1 - rank :: 2]
+        object.__setattr__(peer, "others", (float((~torch.isnan(other)).sum()),))
+        share = outputs[mine].clone().requires_grad_()
+        forecast_loss(share, Examples(target[mine], None, target[mine]), torch.tensor(LEVELS), 0.0, peer).backward()
+        gradients[mine] = share.grad / 2  # averaged over two processes
+    assert torch.allclose(gradients, whole.grad, atol=1e-6)
