@@ -1,5 +1,6 @@
 """A Ray cluster of several nodes on one machine, and small sweeps to run on it."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,3 +68,18 @@ def processes_of(kind: str) -> list[psutil.Process]:
         if title.startswith("ray::") and kind in title:
             found.append(process)
     return found
+
+
+def write_file(settings: SweepSettings, path: Path) -> Path:
+    """The settings as a sweep file."""
+
+    def lines(table: dict, prefix: str = "") -> list[str]:
+        plain = {k: v for k, v in table.items() if not isinstance(v, dict) and v is not None}
+        found = ([f"[{prefix}]"] if prefix else []) + [f"{k} = {json.dumps(v)}" for k, v in plain.items()]
+        for name, inner in table.items():
+            if isinstance(inner, dict):
+                found += lines(inner, f"{prefix}.{name}" if prefix else name)
+        return found
+
+    path.write_text("\n".join(lines(settings.model_dump(mode="json"))) + "\n")
+    return path

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from machines import PATIENTS, processes_of, small_sweep, states, wait_for
+from machines import PATIENTS, processes_of, small_sweep, states, wait_for, write_file
 
 from forecasting.errors import RegistryUnavailable
 from forecasting.registry import Registry
@@ -111,22 +111,6 @@ def test_a_node_that_is_removed_takes_no_trial_with_it(small_table, tmp_path, re
 def sweep_command(settings_file: Path, tmp_path: Path, *more: str) -> list[str]:
     command = [sys.executable, "-m", "trainer", "sweep", str(settings_file), "--runs", str(tmp_path / "runs")]
     return [*command, "--registry", f"sqlite:///{tmp_path}/registry/mlflow.db", *more]
-
-
-def write_file(settings, path: Path) -> Path:
-    """The settings as a sweep file."""
-    import json
-
-    def lines(table: dict, prefix: str = "") -> list[str]:
-        plain = {k: v for k, v in table.items() if not isinstance(v, dict) and v is not None}
-        found = ([f"[{prefix}]"] if prefix else []) + [f"{k} = {json.dumps(v)}" for k, v in plain.items()]
-        for name, inner in table.items():
-            if isinstance(inner, dict):
-                found += lines(inner, f"{prefix}.{name}" if prefix else name)
-        return found
-
-    path.write_text("\n".join(lines(settings.model_dump(mode="json"))) + "\n")
-    return path
 
 
 def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(small_table, tmp_path, registry, undisturbed):
