@@ -1,11 +1,11 @@
-# make run · make test · make lint · make protos · make test-cluster · make test-slow · make test-serve
+# make run · make test · make lint · make protos · make test-cluster · make test-slow · make test-serve · make bench
 PYTHON ?= python3.11
 VENV   ?= .venv
 PY      = $(VENV)/bin/python
 DATASET ?= virtual
 DATA_DIR ?=
 
-.PHONY: run test test-cluster test-slow test-serve lint protos install clean
+.PHONY: run test test-cluster test-slow test-serve bench lint protos install clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,13 @@ test-serve:
 	.venv-serve/bin/python -m pip install --quiet --upgrade pip
 	.venv-serve/bin/python -m pip install --quiet --editable '.[serve]'
 	.venv-serve/bin/python -m tests.serve_only
+
+# Minutes to a quarter of an hour each, alone on the machine.
+bench: install
+	$(PY) -m benchmarks.sweep ratio
+	$(PY) -m benchmarks.sweep overhead
+	$(PY) -m benchmarks.sweep memory
+	$(PY) -m benchmarks.sweep plan
 
 protos: install
 	$(PY) -m protos.generate

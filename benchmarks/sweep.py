@@ -31,8 +31,10 @@ from forecasting.windows import WindowShape
 from trainer.catalogue import find_backbone
 from trainer.distil import StudentData, StudentRun, student_data, train_student
 from trainer.model_sizes import measure_cost
-from trainer.parallel import Heard, Room, Share, Trial, cluster, run_trials
+from trainer.parallel import cluster, run_trials
+from trainer.room import Room, Share
 from trainer.settings import TEACHER_DEFAULTS, ModelSettings, TrainingSettings
+from trainer.trials import Heard, Trial
 
 SHAPE = WindowShape()
 STUDENT = ModelSettings(backbone="bert-tiny", weights="random", stride=6, d_ff=32)

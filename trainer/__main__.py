@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from forecasting.bundle import read_bundle
 from forecasting.errors import GlucastError, InvalidSetting, RegistryUnavailable
@@ -17,21 +16,19 @@ from trainer.catalogue import BACKBONES, Role, find_backbone, require_pair, requ
 from trainer.kept import results_folder
 from trainer.options import DATASET_HELP, GRID, WEIGHTS, DataDir, Given, RegistryUri, Runs, takes_run_options
 from trainer.settings import TEACHER_DEFAULTS, ModelSettings, PipelineSettings, SweepSettings
-from trainer.sweep_record import BOARD, SweepRecord, pending_sweeps, read_record
+from trainer.sweep_record import SweepRecord, pending_sweeps, read_record
 from trainer.tables import (
     MODELS_LEGEND,
-    configurations_table,
     cost_table,
     models_json,
     models_markdown,
     models_table,
     patients_table,
     plan_table,
-    published_table,
     scores_table,
     sweep_plan_table,
-    sweep_table,
 )
+from trainer.terminal import console, news, print_leaderboard, print_outcome, print_promotion, print_published, say
 
 # torch and ray take seconds to import: commands import what trains when they run, so that --help answers at once.
 
@@ -44,8 +41,6 @@ app = typer.Typer(
 )
 models_app = typer.Typer()
 app.add_typer(models_app, name="models")
-console = Console(width=None if sys.stdout.isatty() else 120)  # results
-news = Console(stderr=True)  # what is going on: a script that reads results is not disturbed
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 GATE_HELP = "The first bar of the gate: ridge, or persistence, which is lower; the version's tags say so."
 
@@ -112,14 +107,15 @@ def teacher(
     settings = given.settings()
     entry = find_backbone(settings.teacher.backbone)
     roles: tuple[Role, ...] = ("time_llm", "teacher") if export else ("teacher",)
-    _warn(require_roles(entry, *roles, allow_unsupported=settings.allow_unsupported))
+    for sentence in require_roles(entry, *roles, allow_unsupported=settings.allow_unsupported):
+        say(sentence)
     from trainer.pipeline import check_models, open_cohort
     from trainer.progress import shown_progress
     from trainer.stages import stages_on_ray
 
-    cohort = open_cohort(settings, _say)
+    cohort = open_cohort(settings, say)
     check_models(settings)
-    with shown_progress(news) as watch, stages_on_ray(cohort, settings.runs, _say, watch) as stages:
+    with shown_progress(news) as watch, stages_on_ray(cohort, settings.runs, say, watch) as stages:
         folder = stages.teacher(settings)
     if export:
         from trainer.teacher import export_trained
@@ -133,12 +129,13 @@ def teacher(
 def distil(given: Given) -> None:
     """Distil students from a teacher (trained first if there is no equal one) and print their folders."""
     settings = given.settings()
-    _warn(require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported))
+    for sentence in require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported):
+        say(sentence)
     from trainer.pipeline import distil_students
     from trainer.progress import shown_progress
 
     with shown_progress(news) as watch:
-        folders = distil_students(settings, _say, watch)
+        folders = distil_students(settings, say, watch)
     for folder in folders:
         typer.echo(folder)
 
@@ -154,7 +151,8 @@ def pipeline(
     """The whole path: teacher, cached forecasts, students, scores, publication, the gate."""
     settings = given.settings()
     settings = settings.model_copy(update={"gate": gate}) if gate else settings
-    _warn(require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported))
+    for sentence in require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported):
+        say(sentence)
     if dry_run:
         _print_plan(settings)
         return
@@ -162,9 +160,9 @@ def pipeline(
     from trainer.progress import shown_progress
 
     with shown_progress(news) as watch:
-        outcomes = run_pipeline(settings, _writable_registry(registry), _say, watch)
+        outcomes = run_pipeline(settings, _writable_registry(registry), say, watch)
     for outcome in outcomes:
-        _print_outcome(outcome)
+        print_outcome(outcome)
 
 
 @app.command()
@@ -219,14 +217,12 @@ def sweep(
     from trainer.sweep import plan_sweep, run_sweep
 
     if dry_run:
-        console.print(sweep_plan_table(plan_sweep(settings, _say)))
+        console.print(sweep_plan_table(plan_sweep(settings, say)))
         return
     place = _writable_registry(registry)
     with shown_progress(news) as watch:
-        record, folder = run_sweep(settings, place, _say, watch)
-    console.print(sweep_table(record))
-    console.print(configurations_table(record))
-    console.print(f"leaderboard {folder / BOARD}", highlight=False, soft_wrap=True)
+        record, folder = run_sweep(settings, place, say, watch)
+    print_leaderboard(record, folder)
     _publish_sweep(record, folder, place)
 
 
@@ -236,18 +232,15 @@ def _publish_sweep(record: SweepRecord, folder: Path, registry: Any) -> None:
 
     try:
         with shown_progress(news) as watch:
-            published = publish_sweep(record, folder, registry, _say, watch)
+            published = publish_sweep(record, folder, registry, say, watch)
     except RegistryUnavailable as error:
         raise RegistryUnavailable(
             f"{error}; all results are kept in {folder}: publish them later with "
             f"`python -m trainer publish --pending --runs {record.settings.runs}`"
         ) from error
-    if published:
-        console.print(published_table(published))
-    for one in published:
-        _print_promotion(one.promotion)
+    print_published(published)
     if record.failed:
-        _say(
+        say(
             f"{len(record.failed)} of {len(record.trials)} trials failed: {record.failed[0].name}: "
             f"{record.failed[0].error}; run the sweep again to try them again"
         )
@@ -292,7 +285,7 @@ def evaluate(
         typer.echo(json.dumps(result, indent=1))
         return
     for sentence in result["left_out"]:
-        _say(sentence)
+        say(sentence)
     title = f"{bundle.spec.model} on the {part} part of {evaluation.dataset}, {evaluation.windows} windows"
     console.print(patients_table(result, title))
     console.print(scores_table(result, title))
@@ -329,7 +322,7 @@ def _publish_pending(runs: Path, registry: Any) -> None:
     for folder in folders:
         record = read_record(folder)
         if record is not None:
-            _say(f"sweep {folder.name}")
+            say(f"sweep {folder.name}")
             _publish_sweep(record, folder, registry)
 
 
@@ -352,7 +345,7 @@ def promote(
     place = Registry(registry)
     version = place.resolve(model)
     promotion = pass_gate(place, version, own_cohort(place.fetch(version), dataset, data_dir), gate)
-    _print_promotion(promotion)
+    print_promotion(promotion)
     if not promotion.decision.passed:
         raise typer.Exit(1)
 
@@ -374,18 +367,9 @@ def _writable_registry(uri: str | None) -> Any:
 
     base = results_folder()
     if base != Path():
-        _say(f"a Ray job: relative results go to {base}; MLFLOW_TRACKING_URI and GLUCAST_RUNS name other places")
+        say(f"a Ray job: relative results go to {base}; MLFLOW_TRACKING_URI and GLUCAST_RUNS name other places")
         uri = uri or f"sqlite:///{base / DEFAULT_URI.removeprefix('sqlite:///')}"
     return Registry(uri, create=True)
-
-
-def _warn(sentences: list[str]) -> None:
-    for sentence in sentences:
-        _say(sentence)
-
-
-def _say(sentence: str) -> None:
-    news.print(sentence, highlight=False, soft_wrap=True)
 
 
 def _print_plan(settings: PipelineSettings) -> None:
@@ -400,32 +384,6 @@ def _print_plan(settings: PipelineSettings) -> None:
         cohort = load_cohort(data.dataset, data.data_dir, data.patients, settings.shape.sampling_minutes)
         about += f" ({len(cohort.chosen)} chosen, the teacher learns from {len(cohort.everyone)})"
     console.print(plan_table(settings, about))
-
-
-def _print_outcome(outcome: Any) -> None:
-    evaluation = outcome.evaluation.as_json()
-    scored, possible = outcome.evaluation.windows, outcome.evaluation.of_windows
-    share = f"{scored} windows" if scored == possible else f"{scored} of {possible} windows, evenly spaced"
-    title = f"{outcome.version.name}: test part of {outcome.evaluation.dataset}, {share}"
-    console.print(patients_table(evaluation, title))
-    console.print(scores_table(evaluation, title))
-    for sentence in outcome.verdicts:
-        console.print(sentence, highlight=False)
-    _print_promotion(outcome.promotion)
-    console.print(f"bundle   {outcome.bundle.folder}", highlight=False)
-    console.print(f"scores   {outcome.report}", highlight=False)
-
-
-def _print_promotion(promotion: Any) -> None:
-    version = promotion.version
-    for reason in promotion.decision.reasons:
-        console.print(f"  gate: {reason}", highlight=False)
-    verdict = "is champion" if promotion.decision.passed else "did not pass the gate; the champion stays as it was"
-    console.print(f"{version.name} version {version.version} ({version.digest[:12]}) {verdict}", highlight=False)
-    if not promotion.below_ridge:
-        console.print(
-            "Ridge regression is better than this student on the calibration part: prefer it.", highlight=False
-        )
 
 
 def _open_reference(model: str, registry: str | None) -> tuple[Any, dict[str, str]]:

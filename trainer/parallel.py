@@ -9,12 +9,13 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
@@ -32,63 +33,16 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from forecasting.errors import GlucastError, InvalidSetting
+from forecasting.errors import GlucastError
 from trainer.progress import Progress, Report, Watch, unheard
+from trainer.room import Room, Share
+from trainer.trials import Ended, Heard, Status, Stopping, Trial
 
 RETRIES = 3  # of work whose process or machine was lost
 
 
 class JobFailed(GlucastError):
     """A worker ended without a result."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one job or trial takes of a machine. `cpus` is also its number of threads; memory in bytes."""
-
-    cpus: int = 1
-    gpus: float = 0.0
-    memory: int = 0
-
-    def __str__(self) -> str:
-        memory = f", {self.memory / 1e9:.1f} GB" if self.memory else ""
-        return f"{self.cpus} CPUs, {self.gpus:g} GPUs{memory}"
-
-
-@dataclass(frozen=True)
-class Room:
-    """What a cluster has: one Share for each machine."""
-
-    machines: tuple[Share, ...]
-
-    @property
-    def cpus(self) -> int:
-        return sum(machine.cpus for machine in self.machines)
-
-    @property
-    def gpus(self) -> int:
-        return int(sum(machine.gpus for machine in self.machines))
-
-    def cpus_for(self, workers: int) -> int:
-        """The most CPUs that each of so many workers can have; 1 where not even that fits."""
-        most = max(machine.cpus for machine in self.machines)
-        return next((c for c in range(most, 1, -1) if sum(m.cpus // c for m in self.machines) >= workers), 1)
-
-    def require(self, share: Share, count: int = 1, what: str = "a trial") -> None:
-        """Raises InvalidSetting where not even `count` of these fit at once: they would wait for ever."""
-        places = sum(_times(share, machine) for machine in self.machines)
-        if places < count:
-            machines = "; ".join(sorted({str(machine) for machine in self.machines}))
-            asked = f"{share}" if count == 1 else f"{count} times {share}"
-            raise InvalidSetting(
-                f"{what} asks for {asked}; the cluster has {len(self.machines)} machines with {machines}: "
-                "ask for less, or add machines first"
-            )
-
-
-def _times(share: Share, machine: Share) -> int:
-    pairs = ((machine.cpus, share.cpus), (machine.gpus, share.gpus), (machine.memory, share.memory))
-    return min((int(has / asked + 1e-9) for has, asked in pairs if asked), default=1 << 30)
 
 
 @contextmanager
@@ -130,6 +84,26 @@ def _require_answer(address: str) -> None:
         ) from error
 
 
+def require_shared(folder: Path) -> None:
+    """Raises JobFailed, naming the machine, where one of the cluster does not see this folder of ours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".seen-") as mark:
+        sees = [(node["NodeManagerHostname"], _on(node["NodeID"], os.path.isfile, mark.name)) for node in others]
+        blind = [machine for machine, seen in sees if not ray.get(seen)]
+    if blind:
+        raise JobFailed(
+            f"machine {blind[0]} does not see {folder}; give a folder that all {len(others) + 1} machines share with "
+            "--runs or GLUCAST_RUNS"
+        )
+
+
+def _on(node_id: str, function: Any, *arguments: Any) -> Any:
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(function).options(num_cpus=0, scheduling_strategy=there).remote(*arguments)  # type: ignore[attr-defined]
+
+
 def _machine(resources: Mapping[str, float]) -> Share:
     return Share(int(resources.get("CPU", 0)), resources.get("GPU", 0.0), int(resources.get("memory", 0)))
 
@@ -144,7 +118,7 @@ class Job:
     name: str
     function: Callable[..., Any]
     arguments: dict[str, Any] = field(default_factory=dict)
-    share: Share = Share()
+    share: Share = field(default_factory=Share)
 
 
 def run_jobs(jobs: Sequence[Job], watch: Watch) -> list[Any]:
@@ -296,58 +270,6 @@ def _cause_of(error: Any, name: str) -> GlucastError:
 
 
 # ---------------------------------------------------------------- many trainings that compete
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A resumable training: epochs(**arguments) yields the validation loss of each epoch, those it has kept at once.
-
-    group:  trials are compared within it
-    length: the most epochs it can have
-    """
-
-    name: str
-    group: str
-    length: int
-    epochs: Callable[..., Iterator[float]]
-    arguments: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Stopping:
-    """Asynchronous successive halving (ASHA; Li et al., MLSys 2020, algorithm 2).
-
-    From `grace_epochs` on, and at each `reduction` times as many, only the best 1 / reduction go on.
-    """
-
-    grace_epochs: int
-    reduction: int
-
-
-Status = Literal["finished", "stopped", "failed"]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What became of a trial. error: why it failed; losses: validation loss by epoch."""
-
-    name: str
-    status: Status
-    losses: tuple[float, ...]
-    error: str = ""
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Heard:
-    """Who hears of trials while they run.
-
-    epoch: name, epoch, validation loss; retry: name, why its process ended; end: what became of it
-    """
-
-    epoch: Callable[[str, int, float], None]
-    retry: Callable[[str, str], None]
-    end: Callable[[Ended], None]
 
 
 def run_trials(

@@ -11,23 +11,13 @@ from forecasting.readers.datasets import Cohort
 from forecasting.windows import Windows
 from trainer.catalogue import find_backbone
 from trainer.distil import StudentData, StudentRun, train_student
-from trainer.parallel import (
-    Ended,
-    Heard,
-    Job,
-    Room,
-    Share,
-    Stopping,
-    Trial,
-    cluster,
-    run_jobs,
-    run_trials,
-    train_together,
-)
+from trainer.parallel import Job, cluster, require_shared, run_jobs, run_trials, train_together
 from trainer.progress import Progress, Report, Watch
+from trainer.room import Room, Share
 from trainer.settings import PipelineSettings
 from trainer.teacher import open_trained, teacher_key, teacher_windows, train_teacher
 from trainer.teacher_forecasts import TeacherForecasts, read_shards, shards_of, store_forecasts
+from trainer.trials import Ended, Heard, Stopping, Trial
 
 GPU_SHARE = 0.25  # of a GPU, for a student: four train on one
 Say = Callable[[str], None]
@@ -52,6 +42,7 @@ def stages_on_ray(cohort: Cohort, runs: Path, say: Say, watch: Watch) -> Iterato
     """The stages of training, with Ray running."""
     say("starting Ray")
     with cluster() as room:
+        require_shared(runs.resolve())
         yield Stages(cohort, room, runs, say, watch)
 
 

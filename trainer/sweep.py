@@ -19,14 +19,15 @@ from trainer.distil import StudentData, StudentRun, student_data
 from trainer.evaluate import evaluate
 from trainer.kept import drop_state, fingerprint
 from trainer.leaderboard import write_leaderboard
-from trainer.parallel import Ended, Share, Stopping
 from trainer.pipeline import STUDENT, check_models, open_cohort, targets_of
 from trainer.progress import Watch
 from trainer.publication import Promotion, promote_unless_rolled_back, publish_bundle, scored_beside, with_test_scores
+from trainer.room import Share
 from trainer.settings import Grid, Pair, SweepSettings
 from trainer.stages import GPU_SHARE, Say, Stages, Student, stages_on_ray
 from trainer.sweep_record import BOARD, SweepRecord, TrialRecord, mark_published, read_record, write_record
 from trainer.tracking import Tracking
+from trainer.trials import Ended, Stopping
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,11 @@ from machines import processes_of, small_sweep, states, wait_for
 from forecasting.bundle import read_bundle
 from forecasting.errors import InvalidSetting
 from forecasting.windows import cut_all
-from trainer.parallel import Ended, Heard, JobFailed, Share, Stopping, Trial, cluster, run_trials
+from trainer.parallel import JobFailed, cluster, require_shared, run_trials
+from trainer.room import Share
 from trainer.stages import stages_on_ray
 from trainer.teacher import open_trained
+from trainer.trials import Ended, Heard, Stopping, Trial
 
 pytestmark = pytest.mark.cluster
 
@@ -211,6 +213,20 @@ def test_a_teacher_whose_worker_is_killed_goes_on_without_repeating_an_epoch(mac
     calm = teacher_of(settings, cohort, tmp_path / "calm")
     one, two = (load_file(folder / "weights.safetensors") for folder in (disturbed, calm))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_machine_that_does_not_see_the_folder_of_the_runs_stops_everything(machines, tmp_path, monkeypatch):
+    machines.add_node(num_cpus=1)
+    with cluster():
+        require_shared(tmp_path)
+        monkeypatch.setattr("os.path.isfile", unseen)
+        with pytest.raises(JobFailed, match=r"does not see .*; give a folder that all 2 machines share"):
+            require_shared(tmp_path)
+
+
+def unseen(_) -> bool:
+    """What a machine says that does not mount the folder."""
+    return False
 
 
 def test_an_address_where_no_ray_is_says_so(monkeypatch):

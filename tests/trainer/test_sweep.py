@@ -17,7 +17,7 @@ from forecasting.errors import InvalidSetting
 from forecasting.registry import Registry
 from forecasting.windows import distinct
 from trainer.leaderboard import configurations_of, write_leaderboard
-from trainer.parallel import Room, Share
+from trainer.room import Room, Share
 from trainer.settings import SweepSettings, build_settings
 from trainer.sweep import plan_sweep, publish_sweep, run_sweep, share_of
 from trainer.sweep_record import TrialRecord, read_record

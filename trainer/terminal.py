@@ -1,0 +1,66 @@
+"""What commands say: results on standard output, what is going on on standard error."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from trainer.sweep_record import BOARD, SweepRecord
+from trainer.tables import configurations_table, patients_table, published_table, scores_table, sweep_table
+
+if TYPE_CHECKING:  # torch and ray take seconds to import
+    from trainer.pipeline import Outcome
+    from trainer.publication import Promotion
+    from trainer.sweep import Published
+
+console = Console(width=None if sys.stdout.isatty() else 120)
+news = Console(stderr=True)  # a script that reads results is not disturbed
+
+
+def say(sentence: str) -> None:
+    """One line of news."""
+    news.print(sentence, highlight=False, soft_wrap=True)
+
+
+def print_outcome(outcome: "Outcome") -> None:
+    """Scores of a pipeline's student on the test part, and what the gate said."""
+    evaluation = outcome.evaluation.as_json()
+    scored, possible = outcome.evaluation.windows, outcome.evaluation.of_windows
+    share = f"{scored} windows" if scored == possible else f"{scored} of {possible} windows, evenly spaced"
+    title = f"{outcome.version.name}: test part of {outcome.evaluation.dataset}, {share}"
+    console.print(patients_table(evaluation, title))
+    console.print(scores_table(evaluation, title))
+    for sentence in outcome.verdicts:
+        console.print(sentence, highlight=False)
+    print_promotion(outcome.promotion)
+    console.print(f"bundle   {outcome.bundle.folder}", highlight=False)
+    console.print(f"scores   {outcome.report}", highlight=False)
+
+
+def print_promotion(promotion: "Promotion") -> None:
+    """What the gate said of a version."""
+    version = promotion.version
+    for reason in promotion.decision.reasons:
+        console.print(f"  gate: {reason}", highlight=False)
+    verdict = "is champion" if promotion.decision.passed else "did not pass the gate; the champion stays as it was"
+    console.print(f"{version.name} version {version.version} ({version.digest[:12]}) {verdict}", highlight=False)
+    if not promotion.below_ridge:
+        console.print(
+            "Ridge regression is better than this student on the calibration part: prefer it.", highlight=False
+        )
+
+
+def print_leaderboard(record: SweepRecord, folder: Path) -> None:
+    """What a sweep found on the validation part, and where its page is."""
+    console.print(sweep_table(record))
+    console.print(configurations_table(record))
+    console.print(f"leaderboard {folder / BOARD}", highlight=False, soft_wrap=True)
+
+
+def print_published(published: "list[Published]") -> None:
+    """Who was published, and what the gate said of each."""
+    if published:
+        console.print(published_table(published))
+    for one in published:
+        print_promotion(one.promotion)
