@@ -78,7 +78,7 @@ def ratio(trials: int = 8, seconds: Annotated[float, typer.Option(help="Of each 
 
 
 @app.command()
-def overhead(trials: int = 16, epochs: int = 20) -> None:
+def overhead(trials: int = 16, epochs: int = 3) -> None:
     """Small students of eight patients: what is lost between the trials of one process. Goal: 5 s after the first."""
     with tempfile.TemporaryDirectory() as folder:
         serial, side_by_side, room = _both_arms(trials, _data(8), epochs, Path(folder))
@@ -92,7 +92,7 @@ def overhead(trials: int = 16, epochs: int = 20) -> None:
 
 
 @app.command()
-def memory(counts: str = "2,4,8,16", epochs: int = 3) -> None:
+def memory(counts: str = "2,4,8,16", epochs: int = 1) -> None:
     """Peak of the proportional set sizes (PSS) of Ray's workers and the driver, for more and more trials."""
     table = Table("trials", "peak PSS, MB", "largest process, MB", title="Memory, shared pages counted once")
     data = _data(8)

@@ -161,7 +161,7 @@ def run_sweep(settings: SweepSettings, registry: Registry, say: Say, watch: Watc
     tracking.begin(settings)  # a registry that does not answer should be known before hours of training
     try:
         record = SweepRecord(
-            settings=settings.model_copy(update={"runs": settings.runs.resolve()}),
+            settings=_with_whole_paths(settings),
             key=plan.key,
             dataset=plan.cohort.dataset,
             trials=_train(plan, before, tracking, say, watch),
@@ -174,6 +174,13 @@ def run_sweep(settings: SweepSettings, registry: Registry, say: Say, watch: Watc
     write_record(record, plan.folder)
     write_leaderboard(record, plan.folder / BOARD)
     return record, plan.folder
+
+
+def _with_whole_paths(settings: SweepSettings) -> SweepSettings:
+    """As they hold wherever `publish --pending` is run later."""
+    folder = settings.data.data_dir
+    data = settings.data.model_copy(update={"data_dir": folder and folder.resolve()})
+    return settings.model_copy(update={"runs": settings.runs.resolve(), "data": data})
 
 
 def _end_quietly(tracking: Tracking) -> None:
