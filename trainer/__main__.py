@@ -196,8 +196,11 @@ def sweep(
 ) -> None:
     """Train students over patients, pairs, weights, rates and seeds; publish the best of each patient.
 
-    With RAY_ADDRESS, or under `ray job submit`, on that cluster; else on this machine. Run it again to go on where
-    it was cut off. Exit code 1 where a trial failed or the registry does not have everything.
+    With RAY_ADDRESS, or under `ray job submit`, on that cluster; else on this machine.
+
+    Run it again to go on where it was cut off.
+
+    Exit code 1 where a trial failed or the registry does not have everything.
     """
     grid = {
         "name": name,

@@ -134,7 +134,7 @@ def _scatter(record: SweepRecord) -> str:
             panel.axvline(level, linestyle=style, color="#0f172a", linewidth=1, label=arm.replace("_", ", "))
         panel.set_xlabel(f"RMSE at {horizon} min, mg/dL", fontsize=9)
     panels[0].set_yticks(range(len(drawn)), [configuration.label for configuration in drawn], fontsize=8)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(drawn) - 0.5, -0.5)  # the best on top
     panels[0].legend(fontsize=7, loc="best")
     return _svg(figure)
 
