@@ -23,6 +23,7 @@ from forecasting.prompts import PromptSpec
 from forecasting.windows import WindowShape
 
 MANIFEST = "MANIFEST.json"
+POPULATION = "population"  # in the name of a model that is not one patient's
 FORMAT_VERSION = 1
 SIZE_LIMITS = {  # bytes; a file of another name is refused
     "model.json": 1 << 20,

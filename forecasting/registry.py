@@ -24,11 +24,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from forecasting.bundle import Bundle, read_bundle
+from forecasting.bundle import POPULATION, Bundle, read_bundle
 from forecasting.errors import IntegrityError, InvalidInput, InvalidSetting, NotFound, RegistryUnavailable
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-POPULATION = "population"
 DEFAULT_URI = "sqlite:///registry/mlflow.db"
 SERVERS = ("http://", "https://", "postgresql://", "mysql://")
 DIGEST_TAG = "manifest_sha256"

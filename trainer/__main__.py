@@ -149,8 +149,7 @@ def pipeline(
     dry_run: Annotated[bool, typer.Option(help="Print the plan and touch nothing.")] = False,
 ) -> None:
     """The whole path: teacher, cached forecasts, students, scores, publication, the gate."""
-    settings = given.settings()
-    settings = settings.model_copy(update={"gate": gate}) if gate else settings
+    settings = given.settings_of(PipelineSettings, None, {"gate": gate})
     for sentence in require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported):
         say(sentence)
     if dry_run:
@@ -304,18 +303,15 @@ def publish(
     registry: RegistryUri = None,
 ) -> None:
     """Publish a bundle as the challenger of its model. Equal content is not published twice."""
-
     if pending == (folder is not None):
         raise InvalidSetting("say what to publish: the folder of a bundle, or --pending; one of the two")
     if pending:
         _publish_pending(results_folder() / (runs or PipelineSettings().runs), _writable_registry(registry))
         return
-    from trainer.publication import publish_bundle
+    from trainer.publication import publication_sentence, publish_bundle
 
     version, is_new = publish_bundle(_writable_registry(registry), read_bundle(folder))  # type: ignore[arg-type]
-    typer.echo(
-        f"{version.name} version {version.version}: {'published' if is_new else 'published before, nothing new'}"
-    )
+    typer.echo(publication_sentence(version, is_new))
 
 
 def _publish_pending(runs: Path, registry: Any) -> None:

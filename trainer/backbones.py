@@ -168,9 +168,16 @@ def digest_of_weights(folder: Path) -> str:
         p for p in folder.iterdir() if p.name in named or p.suffix in (".safetensors", ".bin", ".model")
     ):
         sha.update(path.name.encode())
-        with path.open("rb") as file:
-            sha.update(hashlib.file_digest(file, "sha256").digest())
+        stamp = path.stat()
+        sha.update(_digest_of_file(path, stamp.st_size, stamp.st_mtime_ns))
     return sha.hexdigest()
+
+
+@cache
+def _digest_of_file(path: Path, size: int, changed: int) -> bytes:
+    """Read again only where size or time of change differ: every trial of a sweep asks for the same weights."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _random_backbone(entry: Backbone, settings: ModelSettings, seed: int) -> LoadedBackbone:

@@ -7,20 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from forecasting.bundle import ModelSpec, read_bundle, write_bundle
+from forecasting.bundle import read_bundle, write_bundle
 from forecasting.errors import InsufficientData
 from forecasting.forecaster import Forecaster
-from forecasting.metrics import Scores, mean_over_patients, score_patients
 from forecasting.readers.datasets import Cohort
 from forecasting.registry import model_name
 from forecasting.windows import Windows, WindowShape, cut_all, thin
 from trainer.backbones import weights_digest
 from trainer.catalogue import find_backbone
-from trainer.evaluate import scored_steps
+from trainer.evaluate import scores_of
 from trainer.export import export_onnx
 from trainer.fit import Fitted, Training, build_examples, epochs
 from trainer.kept import drop_state, fingerprint, state_of, written_whole
-from trainer.progress import Report, unheard
+from trainer.progress import unheard
 from trainer.settings import ModelSettings, TrainingSettings
 from trainer.teacher import BuiltModel, build_model, save_weights
 from trainer.teacher_forecasts import TeacherForecasts
@@ -86,12 +85,12 @@ class StudentRun:
 
 
 def train_student(
-    run: StudentRun, data: StudentData, forecasts: TeacherForecasts | None, folder: Path, report: Report = unheard
+    run: StudentRun, data: StudentData, forecasts: TeacherForecasts | None, folder: Path
 ) -> Iterator[float]:
     """Train one student, then write its bundle; yields the validation loss of every epoch.
 
     A student that is there already, or was cut off, yields again what it had: no epoch is computed twice.
-    forecasts: of the teacher, of at least the training windows; unread by a student alone
+    forecasts: of the teacher, of at least the training windows; None for a student alone
     """
     if folder.is_dir():
         yield from read_bundle(folder).metrics["validation_loss"]
@@ -103,7 +102,7 @@ def train_student(
         build_examples(data.validation, built.spec, built.tokenizer),
         built.spec.quantiles,
         run.training,
-        report,
+        unheard,
         run.teacher_weight,
     )
     yield from epochs(training, state_of(folder))
@@ -112,7 +111,10 @@ def train_student(
 
 
 def _taught(run: StudentRun, data: StudentData, forecasts: TeacherForecasts | None) -> np.ndarray | None:
-    return forecasts.of(data.train) if run.teacher_weight and forecasts is not None else None
+    if not run.teacher_weight:
+        return None
+    assert forecasts is not None, "a taught student needs its teacher's forecasts"
+    return forecasts.of(data.train)
 
 
 def _write_student(run: StudentRun, data: StudentData, built: BuiltModel, fitted: Fitted, folder: Path) -> None:
@@ -121,14 +123,10 @@ def _write_student(run: StudentRun, data: StudentData, built: BuiltModel, fitted
         save_weights(built, scratch)
         metrics = {"export_difference_mg_dl": difference, "validation_loss": list(fitted.validation_loss)}
         bundle = write_bundle(scratch, built.spec, metrics, _origin(run, data, built, fitted))
-        scores = validation_scores(Forecaster.open(bundle), data.validation, built.spec)
+        validation = data.validation  # scored by the exported file, which is what is served
+        forecasts = Forecaster.open(bundle).predict(validation.context, validation.minute_of_day)
+        scores = scores_of(validation, forecasts, run.shape)["mean"]
         write_bundle(scratch, built.spec, metrics | {"validation": scores}, bundle.origin)
-
-
-def validation_scores(forecaster: Forecaster, windows: Windows, spec: ModelSpec) -> dict[str, Scores]:
-    """{horizon: scores}, mean over patients, by the exported file: what choices are made by."""
-    forecasts = forecaster.predict(windows.context, windows.minute_of_day)
-    return mean_over_patients(score_patients(windows, forecasts, scored_steps(spec.shape)))
 
 
 def _origin(run: StudentRun, data: StudentData, built: BuiltModel, fitted: Fitted) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def evaluate(
     forecasts = _baseline_forecasts(cohort, chosen, windows, shape)
     for arm, model in models.items():
         forecasts[arm] = _predict_watched(model, windows, partial(watch, f"scoring {arm.replace('_', ' ')}"))
-    arms = {arm: _score(windows, f, shape) for arm, f in forecasts.items()}
+    arms = {arm: scores_of(windows, f, shape) for arm, f in forecasts.items()}
     for scores in arms.values():
         _add_skill(scores["mean"], arms[PERSISTENCE]["mean"])
     return Evaluation(cohort.dataset, part, len(windows), len(everything), arms, (*cohort.left_out, *left_out))
@@ -138,7 +138,8 @@ def _predict_watched(model: Forecaster, windows: Windows, report: Report) -> For
     return Forecasts(mean, quantiles, parts[0].levels)
 
 
-def _score(windows: Windows, forecasts: Forecasts, shape: WindowShape) -> dict[str, Any]:
+def scores_of(windows: Windows, forecasts: Forecasts, shape: WindowShape) -> dict[str, Any]:
+    """{"mean": {horizon: scores}, "patients": {patient: {horizon: scores}}}, at the horizons that are reported."""
     patients = score_patients(windows, forecasts, scored_steps(shape))
     return {"mean": mean_over_patients(patients), "patients": patients}
 

@@ -1,7 +1,6 @@
 """The one training loop: plain PyTorch, no framework around it."""
 
 import io
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from forecasting.encoding import encode
 from forecasting.errors import InsufficientData, IntegrityError, InvalidSetting
 from forecasting.prompts import tokenise, write_prompts
 from forecasting.windows import Windows
+from trainer.kept import whole_file
 from trainer.peers import ALONE, Peers
 from trainer.progress import Progress, Report
 from trainer.settings import TrainingSettings
@@ -48,7 +48,7 @@ class Examples:
 
         def take(values: Tensor) -> Tensor:
             taken = values[rows]
-            return taken.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else taken
+            return taken.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else taken.to(device)
 
         def take_some(values: Tensor | None) -> Tensor | None:
             return None if values is None else take(values)
@@ -249,16 +249,11 @@ def fit(training: Training, saved: Path | None = None) -> Fitted:
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:
-    """The file takes its name only when it is whole, so that a kill leaves the state of the epoch before."""
+    """Keep a state; a kill meanwhile leaves that of the epoch before."""
     content = io.BytesIO()
     torch.save(state, content)  # into a file, it hides the reason of a failed write
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".part")
-    try:
+    with whole_file(path) as scratch:
         scratch.write_bytes(content.getbuffer())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)  # a full disk is not filled further
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -59,12 +59,22 @@ def written_whole(folder: Path) -> Iterator[Path]:
         whole.rename(folder)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file that takes its name only when it is whole."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A scratch file that takes its name only when the block ends well; else it goes, so that it fills no full disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text(text)
-    os.replace(scratch, path)
+    scratch = path.with_name(f".part-{path.name}")
+    try:
+        yield scratch
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is found whole or not at all."""
+    with whole_file(path) as scratch:
+        scratch.write_text(text)
 
 
 def state_of(folder: Path) -> Path:

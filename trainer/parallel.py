@@ -121,22 +121,21 @@ class Job:
     share: Share = field(default_factory=Share)
 
 
-def run_jobs(jobs: Sequence[Job], watch: Watch) -> list[Any]:
-    """Run jobs side by side, as many at once as the cluster has room for; results in the order of the jobs.
+def run_jobs(jobs: Sequence[Job], watch: Watch) -> None:
+    """Run jobs side by side, as many at once as the cluster has room for; what they make, they keep themselves.
 
     watch(name, progress) hears what every job reports. An error of ours comes back as itself; a worker that
     died again and again, or raised anything else, becomes JobFailed.
     """
     if not jobs:
-        return []
+        return
     with _listening(watch) as news:
         waiting = {_submit(job, news): job.name for job in jobs}
         pending = list(waiting)
         while pending:
             done, pending = ray.wait(pending)
             for finished in done:
-                _result(finished, waiting[finished])  # the first failure ends the wait
-        return [_result(reference, name) for reference, name in waiting.items()]
+                _require_success(finished, waiting[finished])  # the first failure ends the wait
 
 
 def _submit(job: Job, news: Queue) -> Any:
@@ -146,14 +145,14 @@ def _submit(job: Job, news: Queue) -> Any:
 
 
 @ray.remote(max_retries=RETRIES)
-def _run(job: Job, news: Queue) -> Any:
+def _run(job: Job, news: Queue) -> None:
     torch.set_num_threads(job.share.cpus)
-    return job.function(**job.arguments, report=_Sparing(job.name, news))
+    job.function(**job.arguments, report=_Sparing(job.name, news))
 
 
-def _result(reference: Any, name: str) -> Any:
+def _require_success(reference: Any, name: str) -> None:
     try:
-        return ray.get(reference)
+        ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, GlucastError):
             raise error.cause from None
@@ -183,17 +182,14 @@ def _listening(watch: Watch) -> Iterator[Queue]:
     news, ended = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}), threading.Event()
 
     def listen() -> None:
-        while not ended.is_set():
+        while not ended.wait(0.2):
             _pass_on(news, watch)
-            ended.wait(0.2)
+        _pass_on(news, watch)  # what came last
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     try:
         yield news
-        ended.set()
-        listener.join()
-        _pass_on(news, watch)
     finally:
         ended.set()
         listener.join()

@@ -3,22 +3,27 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from forecasting.bundle import Bundle, read_bundle
+from forecasting.bundle import POPULATION, Bundle, read_bundle
 from forecasting.forecaster import Forecaster
 from forecasting.readers.datasets import ALL, EACH, Cohort, load_cohort, split_patients
-from forecasting.registry import POPULATION, Registry, Version, model_name
+from forecasting.registry import Registry, Version, model_name
 from forecasting.windows import distinct
 from trainer.backbones import check_backbone_settings
 from trainer.catalogue import find_backbone, require_pair
-from trainer.distil import StudentData, StudentRun, student_data
+from trainer.distil import StudentRun, student_data
 from trainer.evaluate import Evaluation, evaluate
 from trainer.parallel import JobFailed
 from trainer.progress import Watch
-from trainer.publication import Promotion, promote_unless_rolled_back, publish_bundle, with_test_scores
+from trainer.publication import (
+    Promotion,
+    promote_unless_rolled_back,
+    publication_sentence,
+    publish_bundle,
+    with_test_scores,
+)
 from trainer.settings import PipelineSettings
-from trainer.stages import Say, Student, stages_on_ray
+from trainer.stages import Say, stages_on_ray
 from trainer.teacher import open_trained
-from trainer.teacher_forecasts import TeacherForecasts
 from trainer.time_llm import check_model_shape
 
 TEACHER, STUDENT, STUDENT_ALONE = "teacher", "student_distilled", "student_alone"
@@ -94,7 +99,12 @@ def train_all(settings: PipelineSettings, say: Say, watch: Watch) -> Trained:
         forecasts = stages.teacher_forecasts(settings, teacher, distinct(d.train for d in data.values()))
         digest = read_bundle(teacher).digest
         students = [
-            _student(settings, cohort, target, weight, digest, data[target], forecasts)
+            stages.student(
+                _name_of(target, weight),
+                _run_of(settings, cohort.dataset, target, weight, digest),
+                data[target],
+                forecasts if weight else None,
+            )
             for target in targets
             for weight in (settings.teacher_weight, 0.0)
         ]
@@ -138,31 +148,25 @@ def check_models(settings: PipelineSettings) -> None:
             check_model_shape(model, settings.shape, entry.hidden_dim)
 
 
-def _student(
-    settings: PipelineSettings,
-    cohort: Cohort,
-    target: str | None,
-    weight: float,
-    teacher_digest: str,
-    data: StudentData,
-    forecasts: TeacherForecasts,
-) -> Student:
+def _run_of(
+    settings: PipelineSettings, dataset: str, target: str | None, weight: float, teacher_digest: str
+) -> StudentRun:
     training = settings.student_training
     if weight and settings.distil_epochs is not None:
         training = training.model_copy(update={"epochs": settings.distil_epochs})
     teacher = find_backbone(settings.teacher.backbone).name
-    run = StudentRun(
-        cohort.dataset, target, settings.shape, settings.student, training, weight, teacher, teacher_digest
-    )
-    name = f"{target or POPULATION} {'distilled' if weight else 'alone'}"
-    return Student(name, run, data, forecasts, run.folder(settings.runs / "students", data))
+    return StudentRun(dataset, target, settings.shape, settings.student, training, weight, teacher, teacher_digest)
+
+
+def _name_of(target: str | None, weight: float) -> str:
+    return f"{target or POPULATION} {'distilled' if weight else 'alone'}"
 
 
 def score_and_publish(
     settings: PipelineSettings, trained: Trained, student: Students, registry: Registry, say: Say, watch: Watch
 ) -> Outcome:
     """Score a student on the test part, publish it, and let the gate decide."""
-    cohort = trained.cohort if student.patient is None else trained.cohort.only(student.patient)
+    cohort = trained.cohort.only(student.patient)
     say(f"evaluation on the test part of {len(cohort.chosen)} patients")
     teacher, _ = open_trained(trained.teacher, settings.teacher, settings.teacher_training.seed)
     arms = {
@@ -173,7 +177,7 @@ def score_and_publish(
     evaluation = evaluate(arms, cohort, settings.shape, "test", settings.max_test_windows, watch)
     bundle, report = with_test_scores(student.distilled, evaluation, STUDENT)
     version, is_new = publish_bundle(registry, bundle)
-    say(f"{version.name} version {version.version}: {'published' if is_new else 'published before, nothing new'}")
+    say(publication_sentence(version, is_new))
     say("gate: scoring on the calibration part")
     promotion = promote_unless_rolled_back(registry, version, cohort, settings.gate)
     return Outcome(bundle, report, evaluation, version, is_new, promotion)

@@ -79,6 +79,11 @@ def publish_bundle(registry: Registry, bundle: Bundle, run_id: str | None = None
     return registry.publish(bundle, tags, run_id)
 
 
+def publication_sentence(version: Version, is_new: bool) -> str:
+    """What became of publishing a bundle."""
+    return f"{version.name} version {version.version}: {'published' if is_new else 'published before, nothing new'}"
+
+
 def own_cohort(bundle: Bundle, dataset: str | None, data_dir: Path | None) -> Cohort:
     """The people a bundle was made for, whom alone the gate may judge it by.
 

@@ -4,6 +4,13 @@ from dataclasses import dataclass
 
 from forecasting.errors import InvalidSetting
 
+GPU_SHARE = 0.25  # of a GPU, for a student: four train on one
+
+
+def student_gpus(gpus: int) -> float:
+    """What a student takes where a cluster has so many GPUs, unless it was asked for otherwise."""
+    return GPU_SHARE * min(1, gpus)
+
 
 @dataclass(frozen=True)
 class Share:

@@ -13,13 +13,12 @@ from trainer.catalogue import find_backbone
 from trainer.distil import StudentData, StudentRun, train_student
 from trainer.parallel import Job, cluster, require_shared, run_jobs, run_trials, train_together
 from trainer.progress import Progress, Report, Watch
-from trainer.room import Room, Share
+from trainer.room import Room, Share, student_gpus
 from trainer.settings import PipelineSettings
 from trainer.teacher import open_trained, teacher_key, teacher_windows, train_teacher
 from trainer.teacher_forecasts import TeacherForecasts, read_shards, shards_of, store_forecasts
 from trainer.trials import Ended, Heard, Stopping, Trial
 
-GPU_SHARE = 0.25  # of a GPU, for a student: four train on one
 Say = Callable[[str], None]
 
 
@@ -99,6 +98,10 @@ class Stages:
         run_jobs(jobs, self.watch)
         return read_shards(shards)
 
+    def student(self, name: str, run: StudentRun, data: StudentData, forecasts: TeacherForecasts | None) -> Student:
+        """A student with the folder where its bundle is kept."""
+        return Student(name, run, data, forecasts, run.folder(self.runs / "students", data))
+
     def students(
         self,
         students: Sequence[Student],
@@ -107,7 +110,7 @@ class Stages:
         on_end: Callable[[Ended], None] = lambda ended: None,
     ) -> list[Ended]:
         """Train students side by side; what became of each, in their order."""
-        share = share or Share(1, GPU_SHARE * min(1, self.room.gpus))
+        share = share or Share(1, student_gpus(self.room.gpus))
         self.room.require(share)
         missing = sum(not student.folder.is_dir() for student in students)
         self.say(f"students: {missing} to train, {len(students) - missing} kept from equal runs")

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from forecasting.bundle import Bundle, read_bundle
+from forecasting.bundle import POPULATION, Bundle, read_bundle
 from forecasting.errors import InsufficientData, InvalidSetting, RegistryUnavailable
 from forecasting.forecaster import Forecaster
 from forecasting.metrics import Scores
 from forecasting.readers.datasets import Cohort
-from forecasting.registry import POPULATION, Registry, Version
+from forecasting.registry import Registry, Version
 from forecasting.windows import distinct
 from trainer.catalogue import find_backbone, require_pair, safe_name
 from trainer.distil import StudentData, StudentRun, student_data
@@ -21,10 +21,17 @@ from trainer.kept import drop_state, fingerprint
 from trainer.leaderboard import write_leaderboard
 from trainer.pipeline import STUDENT, check_models, open_cohort, targets_of
 from trainer.progress import Watch
-from trainer.publication import Promotion, promote_unless_rolled_back, publish_bundle, scored_beside, with_test_scores
-from trainer.room import Share
+from trainer.publication import (
+    Promotion,
+    promote_unless_rolled_back,
+    publication_sentence,
+    publish_bundle,
+    scored_beside,
+    with_test_scores,
+)
+from trainer.room import Share, student_gpus
 from trainer.settings import Grid, Pair, SweepSettings
-from trainer.stages import GPU_SHARE, Say, Stages, Student, stages_on_ray
+from trainer.stages import Say, Stages, Student, stages_on_ray
 from trainer.sweep_record import BOARD, SweepRecord, TrialRecord, mark_published, read_record, write_record
 from trainer.tracking import Tracking
 from trainer.trials import Ended, Stopping
@@ -202,12 +209,12 @@ def _train(
         share = share_of(grid, stages.room.gpus)
         stages.room.require(share)  # before a teacher is trained
         students = _students(plan, stages)
-        by_name = {s.name: (c, s) for c, s in zip(plan.combinations, students, strict=True)}
+        by_name = {student.name: student for student in students}
         recorder.records |= {t.name: t for t in (before.trials if before else ()) if t.status != "failed"}
         stopping = Stopping(grid.grace_epochs, grid.reduction) if grid.early_stopping == "asha" else None
 
         def heard(ended: Ended) -> None:
-            recorder.add(_record(*by_name[ended.name], ended))
+            recorder.add(_record(by_name[ended.name], ended))
 
         stages.students([s for s in students if s.name not in recorder.records], share, stopping, heard)
     for student in students:
@@ -219,8 +226,9 @@ def _train(
 def share_of(grid: Grid, gpus: int) -> Share:
     """What each trial takes."""
     asked = grid.gpus_per_trial
-    share_of_gpu = GPU_SHARE * min(1, gpus) if asked is None else asked
-    return Share(grid.cpus_per_trial, share_of_gpu, int(grid.memory_per_trial_gb * 1e9))
+    return Share(
+        grid.cpus_per_trial, student_gpus(gpus) if asked is None else asked, int(grid.memory_per_trial_gb * 1e9)
+    )
 
 
 def _students(plan: Plan, stages: Stages) -> list[Student]:
@@ -244,22 +252,21 @@ def _students(plan: Plan, stages: Stages) -> list[Student]:
             find_backbone(c.teacher).name if c.teacher else "",
             digest,
         )
-        data = plan.data[c.patient]
-        students.append(Student(c.name, run, data, forecasts, run.folder(stages.runs / "students", data)))
+        students.append(stages.student(c.name, run, plan.data[c.patient], forecasts))
     return students
 
 
-def _record(combination: Combination, student: Student, ended: Ended) -> TrialRecord:
-    finished = ended.status == "finished"
+def _record(student: Student, ended: Ended) -> TrialRecord:
+    run, finished = student.run, ended.status == "finished"
     return TrialRecord(
         name=ended.name,
         key=student.folder.name.rpartition("-")[2],
-        patient=combination.patient,
-        teacher=student.run.teacher,
-        student=student.run.backbone,
-        teacher_weight=combination.teacher_weight,
-        learning_rate=combination.learning_rate,
-        seed=combination.seed,
+        patient=run.patient,
+        teacher=run.teacher,
+        student=run.backbone,
+        teacher_weight=run.teacher_weight,
+        learning_rate=run.training.learning_rate,
+        seed=run.training.seed,
         status=ended.status,
         error=ended.error,
         seconds=ended.seconds,
@@ -296,13 +303,8 @@ class _Recorder:
 
 
 def _baselines(plan: Plan, target: str | None) -> dict[str, dict[str, Scores]]:
-    cohort = _people(plan.cohort, target)
-    return {arm: scores["mean"] for arm, scores in evaluate({}, cohort, plan.settings.shape, "validation").arms.items()}
-
-
-def _people(cohort: Cohort, target: str | None) -> Cohort:
-    everyone = replace(cohort, chosen=cohort.everyone)
-    return everyone if target is None else everyone.only(target)
+    arms = evaluate({}, plan.cohort.only(target), plan.settings.shape, "validation").arms
+    return {arm: scores["mean"] for arm, scores in arms.items()}
 
 
 def publish_sweep(record: SweepRecord, folder: Path, registry: Registry, say: Say, watch: Watch) -> list[Published]:
@@ -329,10 +331,10 @@ def publish_sweep(record: SweepRecord, folder: Path, registry: Registry, say: Sa
 def _publish(
     record: SweepRecord, best: TrialRecord, cohort: Cohort, registry: Registry, run_id: str, say: Say, watch: Watch
 ) -> Published:
-    people = _people(cohort, best.patient)
+    people = cohort.only(best.patient)
     bundle, scores = _scored(record, best, people, watch)
     version, is_new = publish_bundle(registry, bundle, run_id)
-    say(f"{version.name} version {version.version}: {'published' if is_new else 'published before, nothing new'}")
+    say(publication_sentence(version, is_new))
     promotion = promote_unless_rolled_back(registry, version, people, record.settings.gate)
     return Published(best, bundle, scores, version, is_new, promotion)
 

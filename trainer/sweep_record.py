@@ -2,15 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from forecasting.bundle import POPULATION
 from forecasting.errors import IntegrityError
 from forecasting.metrics import Scores
-from forecasting.registry import POPULATION
 from trainer.kept import write_text
 from trainer.settings import SweepSettings
+from trainer.trials import Status
 
 RECORD, PUBLISHED, BOARD = "sweep.json", "published.json", "leaderboard.html"
 
@@ -35,7 +35,7 @@ class TrialRecord(BaseModel):
     teacher_weight: float
     learning_rate: float
     seed: int
-    status: Literal["finished", "stopped", "failed"]
+    status: Status
     error: str = ""
     seconds: float = 0.0
     losses: tuple[float, ...] = ()

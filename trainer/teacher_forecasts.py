@@ -1,6 +1,5 @@
 """A teacher's forecasts of the training windows: computed once, stored with window ids, checked against them."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 from forecasting.errors import IntegrityError
 from forecasting.forecaster import Forecaster
 from forecasting.windows import Windows
-from trainer.kept import fingerprint
+from trainer.kept import fingerprint, whole_file
 from trainer.progress import Progress, Report
 
 FORMAT_VERSION = 1
@@ -90,13 +89,14 @@ def read_shards(shards: list[tuple[Path, Windows]]) -> TeacherForecasts:
 
 
 def write_teacher_forecasts(forecasts: TeacherForecasts, path: Path) -> None:
-    """Store as .npz without pickle; the file takes its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part.npz")
-    np.savez(
-        temporary, window_ids=forecasts.window_ids, values=forecasts.values, fingerprint=np.array(forecasts.fingerprint)
-    )
-    os.replace(temporary, path)
+    """Store as .npz without pickle."""
+    with whole_file(path) as scratch:
+        np.savez(
+            scratch,
+            window_ids=forecasts.window_ids,
+            values=forecasts.values,
+            fingerprint=np.array(forecasts.fingerprint),
+        )
 
 
 def read_teacher_forecasts(path: Path, key: str) -> TeacherForecasts:

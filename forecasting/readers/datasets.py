@@ -37,8 +37,10 @@ class Cohort:
     chosen: tuple[GlucoseSeries, ...]
     left_out: tuple[str, ...]
 
-    def only(self, patient_id: str) -> "Cohort":
-        """The same cohort with one chosen patient."""
+    def only(self, patient_id: str | None) -> "Cohort":
+        """The same cohort with one chosen patient; with all that were chosen for None."""
+        if patient_id is None:
+            return self
         return replace(self, chosen=tuple(s for s in self.chosen if s.patient_id == patient_id))
 
 

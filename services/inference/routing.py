@@ -1,7 +1,8 @@
 """Which models may answer a request."""
 
+from forecasting.bundle import POPULATION
 from forecasting.errors import InvalidInput, InvalidSetting
-from forecasting.registry import POPULATION, model_name
+from forecasting.registry import model_name
 
 
 def references_for(patient_id: str, model: str, namespace: str) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from prometheus_client.core import InfoMetricFamily
 from prometheus_client.registry import Collector
 
+from forecasting.bundle import POPULATION
 from forecasting.errors import InvalidSetting
-from forecasting.registry import POPULATION, Version
+from forecasting.registry import Version
 from services.serving import UnaryInterceptor, UnaryMethod
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
