@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on one machine, and small sweeps to run on it."""
+"""Small sweeps, and what the tests that disturb them look for."""
 
 import json
 import time
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from tiny import TINY
 
 from trainer.settings import SweepSettings, build_settings
 
@@ -14,26 +15,15 @@ PATIENTS = "adult_002,child_008"
 
 def small_sweep(table: Path, tmp_path: Path, **changes) -> SweepSettings:
     """Four trials, two patients x two seeds, of a student that trains in seconds and whose teacher is none."""
-    options = {
+    options = TINY | {
         "data.dataset": str(table),
         "data.patients": PATIENTS,
         "runs": tmp_path / "runs",
-        "teacher.backbone": "bert-tiny",
-        "teacher.weights": "random",
-        "teacher.num_prototypes": 16,
-        "teacher.d_ff": 16,
-        "teacher_training.epochs": 1,
         "teacher_training.max_windows": 100,
-        "student.weights": "random",
         "student.num_layers": 1,
-        "student.num_prototypes": 16,
-        "student.d_ff": 16,
         "student_training.epochs": 20,
         "student_training.patience": 20,
-        "student_training.max_windows": 300,
-        "student_training.batch_size": 32,
         "max_test_windows": 100,
-        "gate": "persistence",
         "sweep.seeds": [1, 2],
         "sweep.distil_weights": [0.0],
         "sweep.early_stopping": "none",

@@ -34,18 +34,6 @@ def ignore(*_) -> None:
 UNHEARD = Heard(ignore, ignore, ignore)
 
 
-@pytest.fixture
-def machines(monkeypatch):
-    """add(num_cpus=…, num_gpus=…) makes another node of a cluster whose head takes nothing."""
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # the trials of these tests
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    monkeypatch.setenv("RAY_ADDRESS", made.address)
-    yield made
-    made.shutdown()
-
-
 def waits(folder: Path, name: str, others: int) -> Iterator[float]:
     """A trial that notes when it runs, and ends when `others` are running or have run."""
     (folder / f"{name}.began").write_text(str(time.time()))
@@ -81,14 +69,12 @@ def test_eight_trials_share_two_declared_gpus_and_a_ninth_waits(machines, tmp_pa
     assert {device.split()[1] for device in devices} == {str(torch.cuda.is_available())}  # torch says whether it is one
 
 
-def test_more_gpus_than_there_are_is_refused_before_anything_is_trained(machines, small_table, tmp_path):
-    from forecasting.registry import Registry
+def test_more_gpus_than_there_are_is_refused_before_anything_is_trained(machines, small_table, tmp_path, registry):
     from trainer.sweep import run_sweep
 
     machines.add_node(num_cpus=2, num_gpus=1)
     settings = small_sweep(small_table, tmp_path, sweep__gpus_per_trial=2.0, sweep__distil_weights=[0.5])
     began = time.monotonic()
-    registry = Registry(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "cache", create=True)
     with pytest.raises(InvalidSetting, match=r"asks for 1 CPUs, 2 GPUs.*the cluster has 2 machines.*2 CPUs, 1 GPUs"):
         run_sweep(settings, registry, ignore, ignore)
     assert time.monotonic() - began < 30

@@ -28,20 +28,9 @@ def ignore(*_) -> None:
 
 
 @pytest.fixture
-def registry(tmp_path) -> Registry:
-    return Registry(f"sqlite:///{tmp_path}/registry/mlflow.db", tmp_path / "cache", create=True)
-
-
-@pytest.fixture
-def machines(monkeypatch):
-    """A head that takes no trials and two nodes with one CPU each."""
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    made.workers = [made.add_node(num_cpus=1) for _ in range(2)]
-    monkeypatch.setenv("RAY_ADDRESS", made.address)
-    yield made
-    made.shutdown()
+def nodes(machines):
+    """Two machines with one CPU each."""
+    return [machines.add_node(num_cpus=1) for _ in range(2)]
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +68,7 @@ def assert_published_once(record: SweepRecord, folder: Path, registry: Registry)
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-def test_a_trial_whose_process_is_killed_goes_on(small_table, tmp_path, registry, machines, undisturbed):
+def test_a_trial_whose_process_is_killed_goes_on(small_table, tmp_path, registry, nodes, undisturbed):
     settings = small_sweep(small_table, tmp_path)
 
     def kill() -> None:
@@ -94,12 +83,12 @@ def test_a_trial_whose_process_is_killed_goes_on(small_table, tmp_path, registry
     assert_published_once(record, folder, registry)
 
 
-def test_a_node_that_is_removed_takes_no_trial_with_it(small_table, tmp_path, registry, machines, undisturbed):
+def test_a_node_that_is_removed_takes_no_trial_with_it(small_table, tmp_path, registry, machines, nodes, undisturbed):
     settings = small_sweep(small_table, tmp_path)
 
     def remove() -> None:
         wait_for(lambda: in_mid_training(settings.runs) and len(processes_of("Trainable")) == 2)
-        machines.remove_node(machines.workers[0], allow_graceful=False)
+        machines.remove_node(nodes[0], allow_graceful=False)
 
     beside = breaking(remove)
     record, folder = run_sweep(settings, registry, ignore, ignore)

@@ -64,13 +64,16 @@ def head(tmp_path_factory) -> Iterator[Head]:
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | token
     command = [RAY, "start", "--head", "--block", "--port", str(port), "--dashboard-port", str(dashboard)]
     command += ["--num-cpus", "2", "--temp-dir", f"/tmp/glucast-{port}", "--include-dashboard", "true"]
+    command += ["--dashboard-agent-listen-port", str(free_port())]  # another Ray of this machine may have Ray's own
     running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
     made = Head(f"http://127.0.0.1:{dashboard}", folder, environment)
-    wait_for(lambda: made.ray("submit", "--", "true").returncode == 0)  # its agent starts after it answers
-    yield made
-    running.send_signal(signal.SIGTERM)
-    running.wait(30)
-    shutil.rmtree(f"/tmp/glucast-{port}", ignore_errors=True)
+    try:
+        wait_for(lambda: made.ray("submit", "--", "true").returncode == 0)  # its agent starts after it answers
+        yield made
+    finally:
+        running.send_signal(signal.SIGTERM)
+        running.wait(30)
+        shutil.rmtree(f"/tmp/glucast-{port}", ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,6 @@ def ignore(*_) -> None:
     pass
 
 
-@pytest.fixture
-def registry(tmp_path) -> Registry:
-    return Registry(f"sqlite:///{tmp_path}/registry/mlflow.db", tmp_path / "cache", create=True)
-
-
 def run(arguments: list[str], tmp_path: Path) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
