@@ -5,7 +5,7 @@ PY      = $(VENV)/bin/python
 DATASET ?= virtual
 DATA_DIR ?=
 
-.PHONY: run test test-cluster test-slow test-serve bench lint protos install clean
+.PHONY: run test test-cluster test-slow test-serve bench bench-sweep bench-serving lint protos install clean
 
 install: $(VENV)/.installed
 
@@ -37,17 +37,24 @@ test-slow: install
 
 # An environment with the serve extra alone: what the inference image holds.
 test-serve:
-	$(PYTHON) -m venv .venv-serve
+	$(PYTHON) -m venv --clear .venv-serve
 	.venv-serve/bin/python -m pip install --quiet --upgrade pip
 	.venv-serve/bin/python -m pip install --quiet --editable '.[serve]'
 	.venv-serve/bin/python -m tests.serve_only
 
 # Minutes to a quarter of an hour each, alone on the machine.
-bench: install
+bench: bench-sweep bench-serving
+
+bench-sweep: install
 	$(PY) -m benchmarks.sweep ratio
 	$(PY) -m benchmarks.sweep overhead
 	$(PY) -m benchmarks.sweep memory
 	$(PY) -m benchmarks.sweep plan
+
+bench-serving: install
+	for what in cost batch start monitor overload moves drain soak; do \
+		$(PY) -m benchmarks.serving $$what || exit 1; \
+	done
 
 protos: install
 	$(PY) -m protos.generate

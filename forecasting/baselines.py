@@ -97,7 +97,7 @@ class PerPatient:
         for patient, forecasts in parts.items():
             rows = windows.patient_ids == patient
             mean[rows], quantiles[rows] = forecasts.mean, forecasts.quantiles
-        return Forecasts(mean, quantiles, first.levels)
+        return Forecasts.of(mean, quantiles, first.levels)
 
 
 def _features(context: np.ndarray) -> np.ndarray:
@@ -126,4 +126,4 @@ def _residual_quantiles(mean: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def _with_quantiles(mean: np.ndarray, residuals: np.ndarray, levels: tuple[float, ...]) -> Forecasts:
     clipped = np.clip(mean, *ACCEPTED_MG_DL)
-    return Forecasts(clipped, np.clip(mean[..., None] + residuals, *ACCEPTED_MG_DL), levels)
+    return Forecasts.of(clipped, np.clip(mean[..., None] + residuals, *ACCEPTED_MG_DL), levels)

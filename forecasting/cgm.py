@@ -59,24 +59,32 @@ def minutes_since_midnight(times: np.ndarray) -> np.ndarray:
     return (seconds / 60).astype(np.float32)
 
 
+def in_mg_dl(values: np.ndarray, unit: Unit) -> np.ndarray:
+    """Convert readings to mg/dL: (n,) in `unit` → (n,) float64. Raises InvalidReadings for an unknown unit."""
+    if unit == "mmol/L":
+        return values.astype(np.float64) * MG_DL_PER_MMOL_L
+    if unit != "mg/dL":
+        raise InvalidReadings(f"the unit is {unit!r}; say mg/dL or mmol/L", field="unit")
+    return values.astype(np.float64, copy=False)
+
+
 def to_mg_dl(values: np.ndarray, unit: Unit) -> np.ndarray:
     """Convert readings to mg/dL; refuse a unit that the values contradict.
 
     values: (n,) in `unit`; returns (n,) float64 in mg/dL.
     Raises InvalidReadings for an unknown unit, or mg/dL with a median below 35.
     """
-    if unit == "mmol/L":
-        return values.astype(np.float64) * MG_DL_PER_MMOL_L
-    if unit != "mg/dL":
-        raise InvalidReadings(f"the unit is {unit!r}; say mg/dL or mmol/L", field="unit")
-    median = float(np.nanmedian(values)) if len(values) else np.nan
+    glucose = in_mg_dl(values, unit)
+    if unit == "mmol/L" or not len(values) or values.min() >= MMOL_L_MEDIAN_BELOW:
+        return glucose  # the median is no smaller than the minimum, and costs more to find
+    median = float(np.nanmedian(values))
     if median < MMOL_L_MEDIAN_BELOW:
         raise InvalidReadings(
             f"the unit is ambiguous: it says mg/dL, but the median reading is {median:.1f}; "
             "give the unit mmol/L, or values in mg/dL",
             field="unit",
         )
-    return values.astype(np.float64)
+    return glucose
 
 
 def check_range(glucose_mg_dl: np.ndarray) -> None:

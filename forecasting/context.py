@@ -1,20 +1,34 @@
 """Readings as a person's app sends them → the one context that a model forecasts from."""
 
 import datetime as dt
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 
-from forecasting.cgm import SENSOR_MG_DL, Unit, censor, check_range, fill_short_gaps, place_on_grid, to_mg_dl
+from forecasting.cgm import (
+    RESTART_AFTER,
+    SENSOR_MG_DL,
+    Unit,
+    censor,
+    check_range,
+    fill_short_gaps,
+    in_mg_dl,
+    place_on_grid,
+    to_mg_dl,
+)
 from forecasting.errors import InsufficientData, InvalidInput, InvalidReadings
 from forecasting.windows import WindowShape
 
-STALE_AFTER = dt.timedelta(minutes=15)
-AHEAD_AT_MOST = dt.timedelta(minutes=2)
+STALE_AFTER = 15 * 60  # seconds
+AHEAD_AT_MOST = 2 * 60
+EVEN = 0.05  # of a step: spacings this even cannot leave their steps on a grid that follows the sensor's clock
 Limit = Literal["low", "high"]  # the sensor's words for a value outside its range
+LIMITS: dict[Limit, int] = {"low": -1, "high": 1}
 
 
 @dataclass(frozen=True)
@@ -25,105 +39,133 @@ class Reading:
     value: float | Limit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Readings in columns.
+
+    seconds: (n,) int64 since 1970 UTC; values: (n,) float64 in the unit that goes with them
+    limits:  (n,) int8, -1 Low, 1 High, 0 a value; None where all are values
+    """
+
+    seconds: np.ndarray
+    values: np.ndarray
+    limits: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, readings: Sequence[Reading]) -> "Readings":
+        """Raises InvalidReadings for a time that could be anywhere."""
+        for k, reading in enumerate(readings):
+            if reading.time.tzinfo is None:
+                raise InvalidReadings("a reading has no time zone; send UTC instants", f"readings[{k}].time")
+        limits = [LIMITS[r.value] if isinstance(r.value, str) else 0 for r in readings]
+        return cls(
+            np.array([int(r.time.timestamp()) for r in readings], np.int64),
+            np.array([0.0 if isinstance(r.value, str) else r.value for r in readings], np.float64),
+            np.array(limits, np.int8) if any(limits) else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What a forecast is made from.
 
-    glucose_mg_dl: (1, context_length); minute_of_day: (1,), NaN where the patient's clock is unknown
-    origin:        UTC time of the last reading; warnings: sentences for whoever reads the forecast
+    glucose_mg_dl: (context_length,); minute_of_day: NaN where the patient's clock is unknown
+    origin:        seconds since 1970 UTC, of the last reading; warnings: sentences for whoever reads the forecast
+    filled:        missing steps that were filled; censored: readings that were taken as the sensor's edge
     """
 
     glucose_mg_dl: np.ndarray
-    minute_of_day: np.ndarray
-    origin: dt.datetime
+    minute_of_day: float
+    origin: int
     warnings: tuple[str, ...]
+    filled: int
+    censored: int
 
 
 def context_from(
-    readings: Sequence[Reading],
+    readings: Readings,
     unit: Unit,
     shape: WindowShape,
     *,
-    as_of: dt.datetime | None = None,
+    as_of: float | None = None,
     utc_offset: dt.timedelta | None = None,
-    now: dt.datetime | None = None,
+    now: float | None = None,
 ) -> Context:
     """Check readings and lay them on the grid that runs back from the last one.
 
-    as_of: the moment of the forecast; without it the last reading's own time, which must then not lie ahead of
-    `now` (the clock of this machine by default). utc_offset: the patient's clock; None masks the time of day.
+    as_of: the moment of the forecast, in seconds since 1970; without it the last reading's own time, which must then
+    not lie ahead of `now` (the clock of this machine by default). utc_offset: the patient's clock; None masks the
+    time of day.
     Raises InvalidReadings for wrong units, values, order or times; InsufficientData for too few readings, a gap
     longer than the model fills, or a stale last reading.
     """
-    times = _check_times(readings)
-    warnings = _check_moment(readings[-1].time, as_of, now or dt.datetime.now(dt.UTC))
-    glucose, more = _check_values(readings, unit)
-    warnings += more
-    steps = place_back_from_last(times, shape.sampling_minutes)
-    # no earlier step can matter, and an absurd first time must not ask for a grid of centuries
-    size = min(1 - int(steps[0]), shape.context_length + shape.max_fill_bins)
-    near = steps > -size
-    steps, glucose = steps[near], glucose[near]
-    if merged := len(steps) - len(np.unique(steps)):
+    gaps = check_order(readings.seconds)
+    origin = int(readings.seconds[-1])
+    warnings = _check_moment(origin, as_of, time.time() if now is None else now)
+    glucose, censored = sensor_mg_dl(readings, unit)
+    if censored:
+        warnings.append(
+            f"{censored} readings lie outside what a sensor can tell (40 to 400 mg/dL) and were taken as its edge"
+        )
+    context, filled, merged = _lay_out(readings.seconds, gaps, glucose, shape)
+    if merged:
         warnings.append(
             f"{merged} readings shared a {shape.sampling_minutes}-minute step with a later one, which was used"
         )
-    grid = np.full(size, np.nan, np.float32)
-    grid[size - 1 + steps] = glucose
-    origin = readings[-1].time.astimezone(dt.UTC)
-    context, filled = _last_context(grid, shape)
     if filled:
         warnings.append(f"{filled} missing readings of the context were filled on a straight line")
-    minute = np.nan if utc_offset is None else _minute_of_day(origin + utc_offset)
     if utc_offset is None:
         warnings.append("no UTC offset or time zone was given: the forecast does not know the time of day")
-    return Context(context[None], np.array([minute], np.float32), origin, tuple(warnings))
+    minute = np.nan if utc_offset is None else (origin + utc_offset.total_seconds()) % 86_400 / 60
+    return Context(context, minute, origin, tuple(warnings), filled, censored)
+
+
+@lru_cache(maxsize=256)
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise InvalidInput(
+            f"there is no time zone {name!r}; give an IANA name such as Europe/London", "time_zone"
+        ) from error
 
 
 def utc_offset_in(zone: str, at: dt.datetime) -> dt.timedelta:
     """The offset of an IANA zone at an instant; raises InvalidInput for an unknown zone."""
-    try:
-        offset = at.astimezone(ZoneInfo(zone)).utcoffset()
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise InvalidInput(
-            f"there is no time zone {zone!r}; give an IANA name such as Europe/London", "time_zone"
-        ) from error
+    offset = at.astimezone(_zone(zone)).utcoffset()
     assert offset is not None  # aware by construction
     return offset
 
 
-def place_back_from_last(times: np.ndarray, sampling_minutes: int) -> np.ndarray:
-    """(n,) ascending datetime64 → (n,) int64 steps, the last at 0 and earlier ones negative.
+def place_back_from_last(seconds: np.ndarray, sampling_minutes: int) -> np.ndarray:
+    """(n,) ascending seconds → (n,) int64 steps, the last at 0 and earlier ones negative.
 
     The same rule as `place_on_grid`, run backwards, so that the grid is anchored on the last reading.
     """
-    mirrored = times[-1] - times[::-1]
-    epoch = np.datetime64(0, "s")
-    return -place_on_grid(epoch + mirrored, sampling_minutes)[::-1]
+    mirrored = seconds[-1] - seconds[::-1]
+    return -place_on_grid(mirrored.astype("datetime64[s]"), sampling_minutes)[::-1]
 
 
-def _check_times(readings: Sequence[Reading]) -> np.ndarray:
-    if not readings:
+def check_order(seconds: np.ndarray) -> np.ndarray:
+    """(n - 1,) seconds from each reading to the next.
+
+    Raises InvalidReadings where there are no readings, or one is not later than the one before it.
+    """
+    if not len(seconds):
         raise InvalidReadings("there are no readings; send the last hours of CGM readings, oldest first", "readings")
-    for k, reading in enumerate(readings):
-        if reading.time.tzinfo is None:
-            raise InvalidReadings("a reading has no time zone; send UTC instants", f"readings[{k}].time")
-    stamps = [int(reading.time.timestamp()) for reading in readings]
-    for k in range(1, len(stamps)):
-        if stamps[k] < stamps[k - 1]:
-            raise InvalidReadings(
-                f"reading {k} is earlier than the one before it; send readings oldest first",
-                f"readings[{k}].time",
-            )
-        if stamps[k] == stamps[k - 1]:
-            raise InvalidReadings(
-                f"reading {k} has the same time as the one before it; send one reading for each time",
-                f"readings[{k}].time",
-            )
-    return np.array(stamps, "datetime64[s]")
+    gaps = seconds[1:] - seconds[:-1]
+    if not len(gaps) or gaps.min() > 0:
+        return gaps
+    k = int(np.flatnonzero(gaps <= 0)[0]) + 1
+    sentence = (
+        f"reading {k} has the same time as the one before it; send one reading for each time"
+        if seconds[k] == seconds[k - 1]
+        else f"reading {k} is earlier than the one before it; send readings oldest first"
+    )
+    raise InvalidReadings(sentence, f"readings[{k}].time")
 
 
-def _check_moment(last: dt.datetime, as_of: dt.datetime | None, now: dt.datetime) -> list[str]:
+def _check_moment(last: int, as_of: float | None, now: float) -> list[str]:
     """Warnings where the forecast is not for this moment."""
     moment, what = (as_of, "as_of") if as_of is not None else (now, "the clock of this service")
     if last - moment > AHEAD_AT_MOST:
@@ -146,28 +188,62 @@ def _check_moment(last: dt.datetime, as_of: dt.datetime | None, now: dt.datetime
     return []
 
 
-def _minutes(span: dt.timedelta) -> str:
-    return f"{span.total_seconds() / 60:.0f}"
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f}"
 
 
-def _check_values(readings: Sequence[Reading], unit: Unit) -> tuple[np.ndarray, list[str]]:
-    limits = {"low": SENSOR_MG_DL[0], "high": SENSOR_MG_DL[1]}
-    flagged = np.array([isinstance(r.value, str) for r in readings])
-    numbers = np.array([r.value for r in readings if not isinstance(r.value, str)], np.float64)
-    if np.isnan(numbers).any():
-        raise InvalidReadings("a reading is not a number; leave missing readings out", "readings")
-    glucose = np.empty(len(readings))
-    glucose[~flagged] = to_mg_dl(numbers, unit)
-    glucose[flagged] = [limits[r.value] for r in readings if isinstance(r.value, str)]
-    check_range(glucose)
+def sensor_mg_dl(readings: Readings, unit: Unit, judge_unit: bool = True) -> tuple[np.ndarray, int]:
+    """(n,) mg/dL within the sensor's range, and how many readings were brought to its edge.
+
+    judge_unit: refuse mg/dL that look like mmol/L; for one reading alone that cannot be told.
+    Raises InvalidReadings for a wrong unit, for what is no number, and for what no reading can be.
+    """
+    values, limits = readings.values, readings.limits
+    if limits is None:
+        glucose = in_mg_dl(values, unit)
+        if SENSOR_MG_DL[0] <= glucose.min() and glucose.max() <= SENSOR_MG_DL[1]:  # NaN compares false
+            return glucose, 0  # nor can mmol/L look like that
+    is_value = np.ones(len(values), bool) if limits is None else limits == 0
+    convert = to_mg_dl if judge_unit else in_mg_dl
+    glucose = np.full(len(values), SENSOR_MG_DL[0]) if limits is None else np.where(limits < 0, *SENSOR_MG_DL)
+    glucose[is_value] = convert(values[is_value], unit)
+    flagged = int(len(values) - is_value.sum())
+    _check_numbers(glucose)
     censored = censor(glucose)
-    count = int(flagged.sum() + (censored != glucose).sum())
-    warnings = (
-        [f"{count} readings lie outside what a sensor can tell (40 to 400 mg/dL) and were taken as its edge"]
-        if count
-        else []
-    )
-    return censored, warnings
+    return censored, flagged + int((censored != glucose).sum())
+
+
+def _check_numbers(glucose_mg_dl: np.ndarray) -> None:
+    """Raises InvalidReadings for what is no number and for what no reading can be."""
+    missing = np.flatnonzero(np.isnan(glucose_mg_dl))
+    if len(missing):
+        raise InvalidReadings("a reading is not a number; leave missing readings out", f"readings[{missing[0]}]")
+    check_range(glucose_mg_dl)
+
+
+def _lay_out(
+    seconds: np.ndarray, gaps: np.ndarray, glucose: np.ndarray, shape: WindowShape
+) -> tuple[np.ndarray, int, int]:
+    """(context, how many steps were filled, how many readings shared a step with a later one)."""
+    length = shape.context_length
+    if len(seconds) >= length and _are_even(gaps[1 - length :], 60 * shape.sampling_minutes):
+        return glucose[-length:].astype(np.float32), 0, 0
+    reach = length + shape.max_fill_bins
+    # earlier readings cannot matter: a grid of centuries, and a walk over a month of readings, are not asked for
+    near = seconds >= seconds[-1] - (reach + RESTART_AFTER) * 60 * shape.sampling_minutes
+    near[-reach - 1 :] = True  # drift may bring an older one near
+    steps, glucose = place_back_from_last(seconds[near], shape.sampling_minutes), glucose[near]
+    size = min(1 - int(steps[0]), reach)
+    steps, glucose = steps[steps > -size], glucose[steps > -size]
+    grid = np.full(size, np.nan, np.float32)
+    grid[size - 1 + steps] = glucose
+    context, filled = _last_context(grid, shape)
+    return context, filled, len(steps) - len(np.unique(steps))
+
+
+def _are_even(gaps: np.ndarray, spacing: int) -> bool:
+    """Does each reading follow the one before it by one step, within so little that the grid cannot place it else?"""
+    return bool(gaps.max() <= (1 + EVEN) * spacing and gaps.min() >= (1 - EVEN) * spacing)
 
 
 def _last_context(grid: np.ndarray, shape: WindowShape) -> tuple[np.ndarray, int]:
@@ -184,7 +260,3 @@ def _last_context(grid: np.ndarray, shape: WindowShape) -> tuple[np.ndarray, int
             f"needs {need} with no longer gap: wait until the sensor has read for that long"
         )
     return filled, int(np.isnan(grid[-length:]).sum())
-
-
-def _minute_of_day(local: dt.datetime) -> float:
-    return local.hour * 60 + local.minute + local.second / 60

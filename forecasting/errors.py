@@ -9,7 +9,10 @@ GlucastError
 ├── RoleRefused             a backbone asked to do what the matrix does not allow
 ├── IntegrityError          a bundle or a cache that is not what it says it is
 ├── RegistryUnavailable     the registry does not answer
-└── WeightsUnavailable      pretrained weights cannot be fetched
+├── WeightsUnavailable      pretrained weights cannot be fetched
+├── NoModelYet              nothing to answer with until a model is loaded
+├── Overloaded              more waits than can be answered in time
+└── TooLate                 the answer would come after the caller's deadline
 """
 
 
@@ -55,3 +58,19 @@ class RegistryUnavailable(GlucastError):
 
 class WeightsUnavailable(GlucastError):
     """Pretrained weights that cannot be fetched or read."""
+
+
+class NoModelYet(GlucastError):
+    """Nothing to answer with until a model is loaded; a caller may try again."""
+
+
+class Overloaded(GlucastError):
+    """More waits than can be answered in time; `retry_seconds` is when to try again."""
+
+    def __init__(self, message: str, retry_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class TooLate(GlucastError):
+    """The answer would come after the caller's deadline, and was not computed."""

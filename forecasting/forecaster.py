@@ -23,25 +23,39 @@ PROBABILITY_RANGE = (0.01, 0.99)  # nothing is certain
 class Forecasts:
     """Forecasts of n windows in mg/dL.
 
-    mean: (n, prediction_length); quantiles: (n, prediction_length, levels), ascending along the last axis
+    outputs: (n, prediction_length, 1 + levels): the mean, then the quantiles, ascending
     """
 
-    mean: np.ndarray
-    quantiles: np.ndarray
+    outputs: np.ndarray
     levels: tuple[float, ...]
+
+    @classmethod
+    def of(cls, mean: np.ndarray, quantiles: np.ndarray, levels: tuple[float, ...]) -> "Forecasts":
+        """From mean (n, prediction_length) and quantiles (n, prediction_length, levels)."""
+        return cls(np.concatenate([mean[..., None], quantiles], axis=-1), levels)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(n, prediction_length)"""
+        return self.outputs[..., 0]
+
+    @property
+    def quantiles(self) -> np.ndarray:
+        """(n, prediction_length, levels)"""
+        return self.outputs[..., 1:]
 
     def probability_below(self, threshold_mg_dl: float) -> np.ndarray:
         """(n, prediction_length): P(glucose < threshold), by linear interpolation of the predicted quantiles."""
-        q, levels = self.quantiles, np.asarray(self.levels)
-        upper = np.clip((q < threshold_mg_dl).sum(axis=-1, keepdims=True), 1, len(levels) - 1)
-        q_low = np.take_along_axis(q, upper - 1, axis=-1)[..., 0]
-        q_high = np.take_along_axis(q, upper, axis=-1)[..., 0]
-        p_low, p_high = levels[upper[..., 0] - 1], levels[upper[..., 0]]
+        q, levels = self.quantiles.reshape(-1, len(self.levels)), np.asarray(self.levels)
+        rows = np.arange(len(q))
+        upper = np.clip((q < threshold_mg_dl).sum(axis=1), 1, len(levels) - 1)
+        q_low, q_high = q[rows, upper - 1], q[rows, upper]
+        p_low = levels[upper - 1]
         width = np.where(q_high > q_low, q_high - q_low, 1.0)
-        inside = p_low + (p_high - p_low) * np.clip((threshold_mg_dl - q_low) / width, 0, 1)
-        below_all, above_all = threshold_mg_dl < q[..., 0], threshold_mg_dl > q[..., -1]
+        inside = p_low + (levels[upper] - p_low) * np.clip((threshold_mg_dl - q_low) / width, 0, 1)
+        is_above_all, is_inside = threshold_mg_dl > q[:, -1], threshold_mg_dl >= q[:, 0]
         low, high = PROBABILITY_RANGE
-        return np.clip(np.where(below_all, 0.0, np.where(above_all, 1.0, inside)), low, high)
+        return np.clip(np.where(is_above_all, 1.0, inside * is_inside), low, high).reshape(self.outputs.shape[:2])
 
     def probability_above(self, threshold_mg_dl: float) -> np.ndarray:
         """(n, prediction_length): P(glucose > threshold)."""
@@ -55,7 +69,7 @@ class Forecaster:
         if (spec.prompt.kind == "none") != (tokenizer is None):
             raise IntegrityError(f"{spec.model}: a model with a prompt needs its tokenizer, one without has none")
         self.spec = spec
-        self._network = network
+        self.network = network
         self._tokenizer = tokenizer
 
     @classmethod
@@ -88,7 +102,7 @@ class Forecaster:
         for start in range(0, len(context), batch_size):
             rows = slice(start, start + batch_size)
             outputs[rows] = self._predict_batch(context[rows], minute_of_day[rows])
-        return Forecasts(outputs[..., 0], outputs[..., 1:], self.spec.quantiles)
+        return Forecasts(outputs, self.spec.quantiles)
 
     def _predict_batch(self, context: np.ndarray, minute_of_day: np.ndarray) -> np.ndarray:
         encoded = encode(context, minute_of_day, self.spec.shape.sampling_minutes, self.spec.normalisation)
@@ -96,7 +110,7 @@ class Forecaster:
         if self._tokenizer is not None:
             prompts = write_prompts(context, self.spec.shape.prediction_length, self.spec.prompt.kind)
             prompt_ids = tokenise(self._tokenizer, prompts, self.spec.prompt)
-        outputs = self._network(encoded.x, prompt_ids)
+        outputs = self.network(encoded.x, prompt_ids)
         if not np.isfinite(outputs).all():
             raise IntegrityError(f"{self.spec.model} gave a forecast that is no number; roll it back or train it again")
         return encoded.to_mg_dl(outputs)

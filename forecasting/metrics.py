@@ -80,7 +80,7 @@ def score_patients(windows: Windows, forecasts: Forecasts, steps: dict[int, int]
     table: dict[str, dict[str, Scores]] = {}
     for patient in windows.patients:
         rows = windows.patient_ids == patient
-        own = Forecasts(forecasts.mean[rows], forecasts.quantiles[rows], forecasts.levels)
+        own = Forecasts(forecasts.outputs[rows], forecasts.levels)
         target = windows.target[rows]
         table[patient] = {
             str(horizon): score_step(target, own, step)

@@ -2,14 +2,10 @@
 
 import logging
 import os
-import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 # MLflow retries for minutes by default; a caller of ours waits for an answer. Read by MLflow at import.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -25,12 +21,23 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from forecasting.bundle import POPULATION, Bundle, read_bundle
-from forecasting.errors import IntegrityError, InvalidInput, InvalidSetting, NotFound, RegistryUnavailable
+from forecasting.bundle_cache import BundleCache
+from forecasting.errors import IntegrityError, NotFound, RegistryUnavailable
+from forecasting.references import (
+    CHALLENGER,
+    CHAMPION,
+    DIGEST_TAG,
+    PREVIOUS,
+    SERVERS,
+    Version,
+    files_gone,
+    no_answer,
+    no_registry,
+    parse_reference,
+    registry_uri,
+    version_from,
+)
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-DEFAULT_URI = "sqlite:///registry/mlflow.db"
-SERVERS = ("http://", "https://", "postgresql://", "mysql://")
-DIGEST_TAG = "manifest_sha256"
 ROLLED_BACK_TAG = "rolled_back"
 EXPERIMENT = "glucast"
 PUBLISHED_FILES = "published"  # folder of a run's artifacts
@@ -41,57 +48,6 @@ for noisy, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING), 
     logging.getLogger(noisy).setLevel(level)
 
 
-@dataclass(frozen=True)
-class Version:
-    """One immutable version of a registered model."""
-
-    name: str
-    version: str
-    digest: str
-    tags: dict[str, str]
-    aliases: tuple[str, ...]
-    source: str
-
-
-def model_name(dataset: str, patient: str | None = None) -> str:
-    """`{dataset}-{patient}`, or `{dataset}-population`: safe for files and for MLflow, never ambiguous.
-
-    A slash becomes `--`. Raises InvalidSetting for a patient id that would collide or cannot be written.
-    """
-    if not re.fullmatch(r"[a-z0-9_]+", dataset):
-        raise InvalidSetting(f"data set name {dataset!r} may hold a-z, 0-9 and _ only; rename the file")
-    if patient is None:
-        return f"{dataset}-{POPULATION}"
-    safe = patient.replace("/", "--")
-    ambiguous = re.search("--|-/|/-", patient)
-    if patient.lower() == POPULATION or not re.fullmatch(r"[A-Za-z0-9._\-]{1,64}", safe) or ambiguous:
-        raise InvalidSetting(
-            f"patient id {patient!r} cannot name a model: use up to 64 letters, digits, '.', '_' or '-' "
-            f"(not '--', no '-' beside a slash, and not {POPULATION!r})"
-        )
-    return f"{dataset}-{safe}"
-
-
-def parse_reference(reference: str) -> tuple[str, str | None, str | None]:
-    """`name`, `name@alias` or `name/version` → (name, alias, version); a bare name means its champion."""
-    matched = re.fullmatch(r"([\w.\-]+)(?:@([\w\-]+)|/(\d{1,9}))?", reference)
-    if matched is None or (matched[2] or "").lower() == "latest":  # MLflow's word for the newest, tried or not
-        raise InvalidInput(f"{reference!r} is no model reference; write name, name@alias or name/version", "model")
-    name, alias, version = matched.groups()
-    return name, alias or (None if version else CHAMPION), version
-
-
-def check_uri(uri: str) -> str:
-    """The tracking URI as it is; InvalidSetting for any place that is no registry."""
-    if not uri.startswith((*SERVERS, "sqlite:///")):
-        raise InvalidSetting(f"{_masked(uri)!r} is no registry; give {', '.join((*SERVERS, 'sqlite:///'))}…")
-    return uri
-
-
-def _masked(uri: str) -> str:
-    return re.sub(r"//[^/]*@", "//", uri)  # a URI may hold a password
-
-
 class Registry:
     """A registry at a tracking URI (SQLite file or MLflow server), with a local cache of verified bundles.
 
@@ -100,8 +56,8 @@ class Registry:
 
     def __init__(self, uri: str | None = None, cache: Path | None = None, *, create: bool = False) -> None:
         """create: make a missing SQLite registry; readers leave it False and are told that there is none."""
-        self.uri = check_uri(uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
-        self.cache = cache or Path.home() / ".cache" / "glucast" / "bundles"
+        self.uri = registry_uri(uri)
+        self.cache = BundleCache(cache)
         self._folder = self._sqlite_folder(create)
         with self.answering():
             self.client = MlflowClient(self.uri, registry_uri=self.uri)
@@ -160,27 +116,7 @@ class Registry:
 
         Raises IntegrityError where the content is not what was published; such content is never parsed.
         """
-        kept = self.cache / version.digest
-        if kept.is_dir():
-            try:
-                return _belonging(read_bundle(kept, version.digest), version)
-            except IntegrityError:
-                # without the error's text, which may name a patient
-                log.warning("cached bundle %s is damaged: dropped, fetched again", version.digest[:12])
-                shutil.rmtree(kept)
-        self.cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.cache, prefix="fetch-") as scratch:
-            folder = self._download(version, scratch)
-            try:
-                _belonging(read_bundle(folder, version.digest), version)
-            except IntegrityError as error:
-                raise IntegrityError(f"{version.name} version {version.version} is refused: {error}") from error
-            try:
-                folder.rename(kept)
-            except OSError:  # another process was first
-                if not kept.is_dir():
-                    raise
-        return read_bundle(kept, version.digest)
+        return self.cache.get(version, lambda folder: self._download(version, str(folder)))
 
     def require_champion(self, name: str, expected: Version | None) -> None:
         """Raises IntegrityError where the champion is no longer the one that a gate compared with.
@@ -237,10 +173,7 @@ class Registry:
                     )
                 )
         except MlflowException as error:
-            raise IntegrityError(
-                f"the files of {version.name} version {version.version} are gone from the registry's artifact store; "
-                "restore them or publish the model again"
-            ) from error
+            raise IntegrityError(files_gone(version)) from error
 
     def _restore(self, version: Version, bundle: Bundle) -> None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -292,9 +225,7 @@ class Registry:
         if create:
             file.parent.mkdir(parents=True, exist_ok=True)
         elif not file.is_file():
-            raise RegistryUnavailable(
-                f"there is no registry at {self.uri}; publish a model first, or set MLFLOW_TRACKING_URI"
-            )
+            raise RegistryUnavailable(no_registry(self.uri))
         return file.parent
 
     def _unknown(self, reference: str, name: str) -> str:
@@ -314,17 +245,13 @@ class Registry:
         try:
             yield
         except SQLAlchemyError as error:
-            raise RegistryUnavailable(self._silent(error)) from error
+            raise RegistryUnavailable(no_answer(self.uri, error)) from error
         except MlflowException as error:
             if error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "PERMISSION_DENIED"):
-                raise RegistryUnavailable(self._silent(error)) from error
+                raise RegistryUnavailable(no_answer(self.uri, error)) from error
             raise
         except OSError as error:  # requests' connection errors are OSErrors too
-            raise RegistryUnavailable(self._silent(error)) from error
-
-    def _silent(self, error: Exception) -> str:
-        place = _masked(self.uri)
-        return f"the registry at {place} does not answer ({type(error).__name__}); start it or set MLFLOW_TRACKING_URI"
+            raise RegistryUnavailable(no_answer(self.uri, error)) from error
 
 
 def _run_name(bundle: Bundle, tags: dict[str, str]) -> str:
@@ -332,18 +259,4 @@ def _run_name(bundle: Bundle, tags: dict[str, str]) -> str:
 
 
 def _version(found: ModelVersion) -> Version:
-    tags: dict[str, Any] = dict(found.tags)
-    if not re.fullmatch(r"[0-9a-f]{64}", tags.get(DIGEST_TAG, "")):  # it also names a folder of the cache
-        raise IntegrityError(
-            f"{found.name} version {found.version} has no {DIGEST_TAG} tag that is one; "
-            "it was not published by glucast: publish the model again"
-        )
-    return Version(found.name, str(found.version), tags[DIGEST_TAG], tags, tuple(found.aliases), str(found.source))
-
-
-def _belonging(bundle: Bundle, version: Version) -> Bundle:
-    if bundle.spec.model != version.name:
-        raise IntegrityError(
-            f"it was made for {bundle.spec.model}, not for {version.name}; publish it under its own name"
-        )
-    return bundle
+    return version_from(found.name, str(found.version), dict(found.tags), tuple(found.aliases), str(found.source))

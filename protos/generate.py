@@ -3,6 +3,7 @@
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from google.rpc import status_pb2
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[1]  # imports in stubs are absolute, so protoc's root is Python's
@@ -17,6 +18,7 @@ def generate(out: Path) -> None:
         options = [
             f"-I{ROOT}",
             f"-I{well_known}",
+            f"-I{Path(status_pb2.__file__).parents[2]}",  # google/rpc/status.proto, of googleapis-common-protos
             *(f"--{kind}_out={out}" for kind in ("python", "pyi", "grpc_python")),
         ]
         if protoc.main(["protoc", *options, *map(str, protos())]):

@@ -21,7 +21,8 @@ from forecasting.cgm import GlucoseSeries, Unit
 from forecasting.context import Reading
 from forecasting.errors import GlucastError, InsufficientData
 from forecasting.readers.datasets import ALL, Cohort, load_cohort
-from forecasting.registry import Registry, model_name
+from forecasting.references import model_name
+from forecasting.registry_reader import RegistryReader
 from forecasting.windows import WindowShape, cut_windows
 from protos.glucast.v1 import forecaster_pb2 as pb
 from services.client import ForecastClient, ServiceError, in_unit, recent_readings
@@ -60,7 +61,7 @@ def demo(
     console = Console()
     try:
         cohort = load_cohort(dataset, data_dir, patient or ALL)
-        scene = set_scene(_choose(cohort, Registry(registry)))
+        scene = set_scene(_choose(cohort, RegistryReader(registry)))
         with service(console, cohort.dataset, registry) as address, ForecastClient(address) as client:
             answer = _ask(client, scene)
         draw_forecast(out, answer, scene.readings, scene.truth, CLOCK)
@@ -85,9 +86,9 @@ def set_scene(series: GlucoseSeries) -> Scene:
     return Scene(series.patient_id, recent_readings(series, dt.UTC, HOURS, origin), origin, truth)
 
 
-def _choose(cohort: Cohort, registry: Registry) -> GlucoseSeries:
+def _choose(cohort: Cohort, registry: RegistryReader) -> GlucoseSeries:
     """The first of the chosen patients who has a model, else the first."""
-    known = set(registry.names())
+    known = registry.aliases()
     own = (one for one in cohort.chosen if model_name(cohort.dataset, one.patient_id) in known)
     return next(own, cohort.chosen[0])
 

@@ -1,25 +1,34 @@
-"""How any of our servers starts and stops: health, reflection, errors as statuses, drain."""
+"""How any of our servers starts and stops: health, reflection, one wrapper around every method, drain."""
 
 import asyncio
 import logging
 import signal
+import time
 import traceback
 import uuid
-from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn, Protocol
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from forecasting.errors import (
+    GlucastError,
     InsufficientData,
     IntegrityError,
     InvalidInput,
     InvalidSetting,
+    NoModelYet,
     NotFound,
+    Overloaded,
     RegistryUnavailable,
+    TooLate,
 )
 
 STATUS = {
@@ -29,66 +38,70 @@ STATUS = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     IntegrityError: grpc.StatusCode.DATA_LOSS,
     RegistryUnavailable: grpc.StatusCode.UNAVAILABLE,
+    NoModelYet: grpc.StatusCode.UNAVAILABLE,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TooLate: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 OPTIONS = (
-    ("grpc.so_reuseport", 0),  # otherwise a second server shares a busy port without a word
     ("grpc.max_receive_message_length", 8 << 20),  # bytes; also what limits the work of one request
+    ("grpc.max_concurrent_streams", 4096),  # of one connection; what waits beyond them waits at the caller
+    ("grpc.server.max_pending_requests", 1024),  # read and not yet taken up; more are refused by gRPC itself,
+    ("grpc.server.max_pending_requests_hard_limit", 1536),  # which costs far less than refusing them here
     ("grpc.max_connection_age_ms", 300_000),  # balancers choose per connection: let them choose again
     ("grpc.max_connection_age_grace_ms", 30_000),
 )
+QUIET_SECONDS = 0.02  # without a new call, after which no more is expected
+TAKE_IN_SECONDS = 1.0  # and how long that is waited for
+DETAILS = "grpc-status-details-bin"  # metadata that carries google.rpc.Status, by the convention of gRPC
 NO_REGISTRY = "the model registry does not answer and this model is not loaded; try again later"
+STOPPING = "the service is stopping; start again, with another"
 READY = "ready"  # the health name that tells readiness; "" and the services' names tell liveness
 
 _log = logging.getLogger("glucast.serving")
-UnaryMethod = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]]
+Method = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
+StreamMethod = Callable[[AsyncIterator[Any], grpc.aio.ServicerContext], AsyncIterator[Any]]
 
 
-def status_of(error: Exception) -> grpc.StatusCode | None:
-    """The status of the nearest type in the table; None for what no caller can have caused."""
-    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
+class Watched(Protocol):
+    """What counts the calls of one method."""
+
+    def began(self) -> None:
+        """A call came."""
+
+    def ended(self, code: str, seconds: float) -> None:
+        """It was answered with this status, so long after it came."""
+
+    def received(self) -> None:
+        """A message of the caller came."""
+
+    def sent(self) -> None:
+        """A message went out."""
 
 
-class UnaryInterceptor(grpc.aio.ServerInterceptor):
-    """Goes around every unary method; streams (health, reflection) and unknown methods pass as they are."""
-
-    @abstractmethod
-    def around(self, method: UnaryMethod, path: str) -> UnaryMethod:
-        """What is called instead of `method`; path: /package.Service/Method."""
-
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler | None:
-        handler = await continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
-            return handler
-        method = self.around(cast(UnaryMethod, handler.unary_unary), handler_call_details.method)
-        return grpc.unary_unary_rpc_method_handler(
-            cast(Any, method),  # the published types know methods of the other, synchronous server only
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+class Stopping(GlucastError):
+    """The service is stopping; the caller goes on with another."""
 
 
-class ErrorsAsStatuses(UnaryInterceptor):
-    """Our errors become statuses with their sentence; anything else INTERNAL with an id and nothing more."""
+STATUS[Stopping] = grpc.StatusCode.UNAVAILABLE
 
-    def around(self, method: UnaryMethod, path: str) -> UnaryMethod:
-        async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            try:
-                return await method(request, context)
-            except grpc.aio.AbortError:
-                raise
-            except Exception as error:  # noqa: BLE001 - the outermost edge: nothing may leave it as it is
-                code = status_of(error)
-                if code is None or code is grpc.StatusCode.INTERNAL:
-                    await context.abort(grpc.StatusCode.INTERNAL, _log_internal(error))
-                if code is grpc.StatusCode.UNAVAILABLE:  # the sentence says where the registry is
-                    _log.warning("unavailable: %s", error)
-                    await context.abort(code, NO_REGISTRY)
-                await context.abort(code, str(error))
 
-        return answer
+def status_of(error: Exception) -> status_pb2.Status:
+    """What a caller is told of an error: code, sentence, details. An unforeseen one is logged and told by its id."""
+    code = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), grpc.StatusCode.INTERNAL)
+    if code is grpc.StatusCode.INTERNAL:
+        return status_pb2.Status(code=code.value[0], message=_log_internal(error))
+    if isinstance(error, RegistryUnavailable):  # the sentence says where the registry is
+        _log.warning("unavailable: %s", error)
+        return status_pb2.Status(code=code.value[0], message=NO_REGISTRY)
+    status = status_pb2.Status(code=code.value[0], message=str(error))
+    if isinstance(error, InvalidInput) and error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, Overloaded):
+        delay = Duration()
+        delay.FromMicroseconds(int(error.retry_seconds * 1e6))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
 
 
 def _log_internal(error: Exception) -> str:
@@ -99,46 +112,204 @@ def _log_internal(error: Exception) -> str:
     return f"internal error {reference}; the service's log says more under this id"
 
 
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
+    status = status_of(error)
+    details = ((DETAILS, status.SerializeToString()),) if status.details else ()
+    await context.abort(_CODES[status.code], status.message, details)
+
+
+def _code_of(context: grpc.aio.ServicerContext) -> str:
+    code: Any = context.code()  # a number or a member, as it was set; None where it was not
+    return getattr(_CODES.get(code, code), "name", grpc.StatusCode.UNKNOWN.name)
+
+
+class Calls:
+    """How many calls of all methods are under way."""
+
+    def __init__(self) -> None:
+        self.begun = 0  # since the start
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def __enter__(self) -> None:
+        self.begun += 1
+        self._count += 1
+        self._none.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
+
+    async def ended(self) -> None:
+        """Wait until none is."""
+        await self._none.wait()
+
+
+def _unary(method: Method, watched: Watched, calls: Calls) -> Method:
+    """Our errors become statuses with their sentence, anything else INTERNAL with an id; every call is counted."""
+
+    async def answer(request: Message, context: grpc.aio.ServicerContext) -> Message:
+        began, code = time.perf_counter(), "OK"
+        watched.began()
+        try:
+            with calls:
+                return await method(request, context)
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except grpc.aio.AbortError:
+            code = _code_of(context)
+            raise
+        except Exception as error:  # noqa: BLE001 - the outermost edge: nothing may leave it as it is
+            try:
+                await _abort(context, error)
+            finally:
+                code = _code_of(context)
+        finally:
+            watched.ended(code, time.perf_counter() - began)
+
+    return answer
+
+
+def _stream(method: StreamMethod, watched: Watched, calls: Calls) -> StreamMethod:
+    """The same around a method of streams."""
+
+    async def counted(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        async for request in requests:
+            watched.received()
+            yield request
+
+    async def answer(requests: AsyncIterator[Message], context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
+        began, code = time.perf_counter(), "OK"
+        watched.began()
+        try:
+            with calls:
+                async for response in method(counted(requests), context):
+                    watched.sent()
+                    yield response
+        except (asyncio.CancelledError, GeneratorExit):
+            code = "CANCELLED"
+            raise
+        except Exception as error:  # noqa: BLE001 - the outermost edge
+            try:
+                await _abort(context, error)
+            finally:
+                code = _code_of(context)
+        finally:
+            watched.ended(code, time.perf_counter() - began)
+
+    return answer
+
+
+def _handler(
+    method: MethodDescriptor,
+    servicer: Any,
+    watched: Watched,
+    calls: Calls,
+    around: Callable[[str, str, Method], Method],
+) -> grpc.RpcMethodHandler:
+    receive = GetMessageClass(method.input_type).FromString
+    send = _serialiser(GetMessageClass(method.output_type))
+    function: Any = getattr(servicer, method.name)  # the published types know the synchronous server's methods only
+    if method.client_streaming and method.server_streaming:
+        return grpc.stream_stream_rpc_method_handler(_stream(function, watched, calls), receive, send)  # type: ignore[arg-type]
+    function = around(method.containing_service.full_name, method.name, function)
+    return grpc.unary_unary_rpc_method_handler(_unary(function, watched, calls), receive, send)  # type: ignore[arg-type]
+
+
+def _serialiser(answer: type[Message]) -> Callable[[Message | bytes], bytes]:
+    """A method may also give the bytes of its answer."""
+    serialise = answer.SerializeToString
+    return lambda given: given if isinstance(given, bytes) else serialise(given)
+
+
 class GrpcServer:
-    """One grpc.aio server with health, errors as statuses and, when asked for, reflection.
+    """One grpc.aio server with health, errors as statuses and, when asked for, reflection."""
 
-    Services are added to `server` before `start`.
-    """
-
-    def __init__(
-        self, services: Sequence[str], interceptors: Sequence[grpc.aio.ServerInterceptor] = (), reflected: bool = False
-    ) -> None:
-        """services: full names, such as glucast.v1.Forecaster; interceptors: outermost first."""
-        self.server = grpc.aio.server(interceptors=[*interceptors, ErrorsAsStatuses()], options=OPTIONS)
-        self._services = tuple(services)
+    def __init__(self, reflected: bool = False, share_port: bool = False) -> None:
+        """share_port: let other processes listen on the same port too."""
+        # without the option a second server shares a busy port without a word
+        self.server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", int(share_port))))
+        self._services: list[str] = []
+        self._calls = Calls()
+        self._reflected = reflected
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
-        if reflected:
-            names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self.server)
+
+    def add(
+        self,
+        service: ServiceDescriptor,
+        servicer: Any,
+        watch: Callable[[str, str, str], Watched],
+        around: Callable[[str, str, Method], Method] = lambda service, name, method: method,
+    ) -> None:
+        """Serve a service; before `start`. watch: called with service, method and type, what counts its calls;
+        around: what is called in place of a unary method.
+
+        The wrapper is made once for each method: an interceptor would be called, and would cost, for every call.
+        """
+        name = service.full_name
+        handlers = {
+            method.name: _handler(
+                method, servicer, watch(service.full_name, method.name, type_of(method)), self._calls, around
+            )
+            for method in service.methods
+        }
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+        self._services.append(name)
 
     async def start(self, host: str, port: int) -> int:
         """Listen, alive and not yet ready; the port, chosen by the system where 0 was given.
 
         Raises InvalidSetting where the address cannot be used.
         """
+        if self._reflected:
+            names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self.server)
         try:
             bound = self.server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as error:
             raise InvalidSetting(f"cannot listen on {host}:{port}; is the port taken? Choose another") from error
         for name in ("", *self._services):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        await self._health.set(READY, health_pb2.HealthCheckResponse.NOT_SERVING)
+            await self.tell(name, True)
+        await self.tell(READY, False)
         await self.server.start()
         return bound
 
-    async def be_ready(self) -> None:
-        await self._health.set(READY, health_pb2.HealthCheckResponse.SERVING)
+    async def tell(self, name: str, is_serving: bool) -> None:
+        """Set what health answers under a name, also to those who watch it."""
+        status = health_pb2.HealthCheckResponse
+        await self._health.set(name, status.SERVING if is_serving else status.NOT_SERVING)
+
+    async def retire(self, pause_seconds: float) -> None:
+        """Say NOT_SERVING under every name, and let balancers notice while requests are still taken."""
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(pause_seconds)
+
+    async def take_in(self) -> None:
+        """Wait until what was sent has come to its method: gRPC cancels what it has read and not handed over.
+
+        To be called while nothing is answered, so that callers who wait for answers send nothing new.
+        """
+        begun, end = -1, time.monotonic() + TAKE_IN_SECONDS
+        while begun != self._calls.begun and time.monotonic() < end:
+            begun = self._calls.begun
+            await asyncio.sleep(QUIET_SECONDS)
 
     async def stop(self, drain_seconds: float) -> None:
-        """Say NOT_SERVING, refuse new requests, give the running ones `drain_seconds`."""
-        await self._health.enter_graceful_shutdown()
+        """Refuse new requests, and give the running ones `drain_seconds`; none runs afterwards."""
         await self.server.stop(drain_seconds)
+        await self._calls.ended()  # gRPC returns while a handler that was aborted still cleans up
+
+
+def type_of(method: MethodDescriptor) -> str:
+    """The reference's name of how a method sends: UNARY or BIDI_STREAM."""
+    return "BIDI_STREAM" if method.client_streaming else "UNARY"
 
 
 def stop_signal() -> asyncio.Event:

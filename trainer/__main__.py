@@ -362,7 +362,8 @@ def rollback(
 
 def _writable_registry(uri: str | None) -> Any:
     """The registry that a command writes to, made where it is a file that does not exist yet."""
-    from forecasting.registry import DEFAULT_URI, Registry
+    from forecasting.references import DEFAULT_URI
+    from forecasting.registry import Registry
 
     base = results_folder()
     if base != Path():

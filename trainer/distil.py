@@ -11,7 +11,7 @@ from forecasting.bundle import read_bundle, write_bundle
 from forecasting.errors import InsufficientData
 from forecasting.forecaster import Forecaster
 from forecasting.readers.datasets import Cohort
-from forecasting.registry import model_name
+from forecasting.references import model_name
 from forecasting.windows import Windows, WindowShape, cut_all, thin
 from trainer.backbones import weights_digest
 from trainer.catalogue import find_backbone

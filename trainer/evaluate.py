@@ -135,7 +135,7 @@ def _predict_watched(model: Forecaster, windows: Windows, report: Report) -> For
         parts.append(model.predict(windows.context[rows], windows.minute_of_day[rows]))
         report(Progress(min(start + CHUNK, len(windows)), len(windows)))
     mean, quantiles = np.concatenate([f.mean for f in parts]), np.concatenate([f.quantiles for f in parts])
-    return Forecasts(mean, quantiles, parts[0].levels)
+    return Forecasts.of(mean, quantiles, parts[0].levels)
 
 
 def scores_of(windows: Windows, forecasts: Forecasts, shape: WindowShape) -> dict[str, Any]:

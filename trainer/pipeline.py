@@ -6,7 +6,8 @@ from pathlib import Path
 from forecasting.bundle import POPULATION, Bundle, read_bundle
 from forecasting.forecaster import Forecaster
 from forecasting.readers.datasets import ALL, EACH, Cohort, load_cohort, split_patients
-from forecasting.registry import Registry, Version, model_name
+from forecasting.references import Version, model_name
+from forecasting.registry import Registry
 from forecasting.windows import distinct
 from trainer.backbones import check_backbone_settings
 from trainer.catalogue import find_backbone, require_pair

@@ -10,7 +10,8 @@ from forecasting.errors import InvalidSetting
 from forecasting.forecaster import Forecaster
 from forecasting.gate import Decision, GateName
 from forecasting.readers.datasets import ALL, Cohort, dataset_name, load_cohort
-from forecasting.registry import CHAMPION, ROLLED_BACK_TAG, Registry, Version
+from forecasting.references import CHAMPION, Version
+from forecasting.registry import ROLLED_BACK_TAG, Registry
 from trainer.evaluate import RIDGE_PERSONAL, RIDGE_POOLED, Evaluation, compare_at_gate
 from trainer.kept import write_text, written_whole
 

@@ -12,7 +12,8 @@ from forecasting.errors import InsufficientData, InvalidSetting, RegistryUnavail
 from forecasting.forecaster import Forecaster
 from forecasting.metrics import Scores
 from forecasting.readers.datasets import Cohort
-from forecasting.registry import Registry, Version
+from forecasting.references import Version
+from forecasting.registry import Registry
 from forecasting.windows import distinct
 from trainer.catalogue import find_backbone, require_pair, safe_name
 from trainer.distil import StudentData, StudentRun, student_data

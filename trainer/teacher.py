@@ -14,7 +14,7 @@ from forecasting.bundle import Bundle, ModelSpec, read_bundle, write_bundle
 from forecasting.errors import IntegrityError
 from forecasting.forecaster import Forecaster, Network
 from forecasting.readers.datasets import Cohort
-from forecasting.registry import model_name
+from forecasting.references import model_name
 from forecasting.windows import Windows, WindowShape, cut_all, thin
 from trainer.backbones import LoadedBackbone, load_backbone, prompt_of, weights_digest
 from trainer.catalogue import BACKBONES, Backbone, find_backbone

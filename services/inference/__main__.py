@@ -1,45 +1,57 @@
 """The command line of the inference service: python -m services.inference --help"""
 
 import asyncio
+import gc
+import inspect
 import logging
 import os
-from pathlib import Path
+import types
+import typing
 from typing import Annotated, Any
 
 # gRPC's core says on standard error, in its own words, what we say in a sentence. Read by gRPC at import.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import typer
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from forecasting.errors import GlucastError, InvalidSetting
-from services.inference.service import running
+from services.inference import workers
 from services.inference.settings import PREFIX, Settings
-from services.serving import stop_signal
+
+METAVARS = {str: "TEXT", int: "INTEGER"}
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
-def _option(name: str, *flags: str) -> Any:
-    """An option that says what its setting says, so that neither can be forgotten."""
-    field = Settings.model_fields[name]
+def _options() -> list[inspect.Parameter]:
+    """One option for each setting, which says what the setting says. Secrets come by the environment alone."""
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, kind))
+        for name, field in Settings.model_fields.items()
+        if (kind := _kind(field.annotation)) is not SecretStr
+    ]
+
+
+def _option(name: str, kind: Any) -> Any:
+    field, flag = Settings.model_fields[name], name.replace("_", "-")
+    flags = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
     default = False if field.default is None else str(field.default)
-    return typer.Option(*flags, envvar=PREFIX + name.upper(), help=field.description, show_default=default)
+    metavar = None if kind is bool else METAVARS.get(kind, kind.__name__.upper())
+    option = typer.Option(
+        flags, envvar=PREFIX + name.upper(), help=field.description, show_default=default, metavar=metavar
+    )
+    return Annotated[bool | None if kind is bool else str | None, option]  # what a text means, Settings decides
 
 
-@app.command()
-def main(
-    host: Annotated[str | None, _option("host")] = None,
-    port: Annotated[int | None, _option("port")] = None,
-    metrics_port: Annotated[int | None, _option("metrics_port")] = None,
-    namespace: Annotated[str | None, _option("namespace")] = None,
-    registry: Annotated[str | None, _option("registry")] = None,
-    cache: Annotated[Path | None, _option("cache")] = None,
-    reflection: Annotated[bool | None, _option("reflection", "--reflection/--no-reflection")] = None,
-    refresh_seconds: Annotated[float | None, _option("refresh_seconds")] = None,
-    drain_seconds: Annotated[float | None, _option("drain_seconds")] = None,
-    threads: Annotated[int | None, _option("threads")] = None,
-) -> None:
+def _kind(annotation: Any) -> Any:
+    """The type of a setting that may be None."""
+    if isinstance(annotation, types.UnionType):
+        return next(kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
+    return annotation
+
+
+def main(**given: Any) -> None:
     """Answer glucose forecasts over gRPC, from the champions of a model registry.
 
     A request that names no model gets its patient's own champion, {namespace}-{patient}, else the population's,
@@ -51,13 +63,20 @@ def main(
 
     A research prototype, not a medical device.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    given = {name: value for name, value in locals().items() if value is not None}
+    name = "" if workers.number() is None else f" worker {workers.number()}"
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s{name} %(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(_serve(_settings(given)))
+        settings = _settings({name: value for name, value in given.items() if value is not None})
+        if settings.workers > 1:
+            raise typer.Exit(workers.supervise(settings))
+        asyncio.run(_serve(settings))
     except GlucastError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+main.__signature__ = inspect.Signature(_options())  # type: ignore[attr-defined]  # what typer makes options from
+app.command()(main)
 
 
 def _settings(given: dict[str, Any]) -> Settings:
@@ -71,9 +90,16 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 async def _serve(settings: Settings) -> None:
+    from services.inference.service import running  # gRPC: not for --help, nor for the parent of workers
+    from services.serving import stop_signal
+
     told = stop_signal()  # before anyone can know that there is something to stop
-    async with running(settings) as service:
-        typer.echo(f"glucast inference listens on {service.address}, metrics on {service.metrics_url}")
+    worker = workers.number()
+    if worker is not None:
+        workers.join(worker, told)
+    async with running(settings, is_worker=worker is not None) as service:
+        gc.freeze()  # what is there now stays: no need to walk through it again and again
+        typer.echo(workers.listening_line(service.address, service.metrics_url))
         await told.wait()
 
 

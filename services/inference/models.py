@@ -1,194 +1,374 @@
-"""From a model reference to an opened model: looked up, fetched, kept, and refreshed."""
+"""Models under change: what references mean now, opened, warm, followed, and within a bound of memory."""
 
 import asyncio
 import logging
-import threading
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import Any
-from weakref import WeakValueDictionary
 
 from forecasting.errors import GlucastError, IntegrityError, NotFound, RegistryUnavailable
 from forecasting.forecaster import Forecaster
-from forecasting.registry import Registry, Version
+from forecasting.references import CHAMPION, PREVIOUS, Version, model_name, parse_reference
+from forecasting.registry_reader import RegistryReader
+from services.inference.attempts import Absent, Failures, Key, OnePerKey
+from services.inference.batcher import Batcher
+from services.inference.directory import Directory
+from services.inference.opened import Opened, Served
 from services.inference.telemetry import Telemetry, public_name
+from services.inference.warm_up import warm_up
 
-REMEMBERED = 4096  # references; callers choose them, so memory of them must end somewhere
+JITTER = 0.2  # of the time between two looks, so that replicas do not all ask at once
+LOADS_AT_ONCE = 2
+LOOK_AGAIN_SECONDS = 60.0  # a registry made anew counts from 1 again: a version is looked at again after this
+START_SECONDS = 0.5  # that a registry has to answer before what is known from an earlier start is opened
+UNKNOWN = "the registry has not answered since this service began, and nothing is known from before"
 
 _log = logging.getLogger("glucast.models")
 
 
 @dataclass(frozen=True)
-class Served:
-    """An opened model and the version it is."""
+class Bounds:
+    """namespace: whose population champion is always open; refresh_seconds: between two looks at the registry
+    memory_bytes: networks that are kept open; batch_size: the largest batch, which warms up too
+    """
 
-    version: Version
-    forecaster: Forecaster
-
-
-Outcome = Served | NotFound | IntegrityError  # what a reference leads to: an opened model or a lasting error
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a reference led to, and until when that is believed (monotonic seconds)."""
-
-    outcome: Outcome
-    until: float
-
-
-class OnePerKey:
-    """Runs one piece of work for a key at a time; whoever asks meanwhile waits for the same result."""
-
-    def __init__(self) -> None:
-        self._running: dict[Any, asyncio.Task] = {}
-
-    async def run(self, key: Any, work: Callable[[], Awaitable[Any]]) -> Any:
-        """The result of `work`, which goes on even when the caller who began it is cancelled."""
-        return await asyncio.shield(self.start(key, work))
-
-    def start(self, key: Any, work: Callable[[], Awaitable[Any]]) -> asyncio.Task:
-        """Begin `work`, unless it is under way."""
-        task = self._running.get(key)
-        if task is None:
-            task = self._running[key] = asyncio.ensure_future(work())  # type: ignore[arg-type]
-            task.add_done_callback(lambda done: self._ended(key, done))
-        return task
-
-    def _ended(self, key: Any, done: asyncio.Task) -> None:
-        del self._running[key]
-        if not done.cancelled():
-            done.exception()  # fetched here too: every caller may be gone, which is no fault
+    namespace: str
+    refresh_seconds: float = 5.0
+    memory_bytes: int = 512 << 20
+    batch_size: int = 64
 
 
 class Models:
-    """The models of a registry, opened when they are first asked for.
+    """The models of a registry. Used from one event loop; files and the registry are touched in threads.
 
-    What a reference means is looked up again after `refresh_seconds`. Where that fails, because the registry does
-    not answer or the new version is damaged, the version already being served goes on and a warning is logged.
+    A model is opened when it is first asked for, and from then on follows its alias: the new version is fetched,
+    verified, opened and warmed up beside the old one, which answers until then, and goes on where that fails. What
+    was least recently used goes first when memory is short, champions after others, the population's champion and
+    the one before it never.
     """
 
-    def __init__(self, uri: str | None, cache: Path | None, refresh_seconds: float, telemetry: Telemetry) -> None:
-        self._uri, self._cache, self._refresh = uri, cache, refresh_seconds
+    def __init__(
+        self,
+        reader: RegistryReader,
+        bounds: Bounds,
+        batcher_for: Callable[[Version, Forecaster], Batcher],
+        telemetry: Telemetry,
+    ) -> None:
+        self._reader, self._bounds, self._batcher_for = reader, bounds, batcher_for
         self._telemetry = telemetry
-        self._registry: Registry | None = None
-        self._connecting = threading.Lock()
-        self._found: OrderedDict[str, Finding] = OrderedDict()
-        self._opened: WeakValueDictionary[tuple[str, str, str], Forecaster] = WeakValueDictionary()
+        self.changed = asyncio.Event()  # set at every change of what is open
+        self._directory = Directory(reader)
+        self._serving: dict[str, Served] = {}
+        self._opened: OrderedDict[Key, Opened] = OrderedDict()  # least recently used first
+        self._looked_at: dict[str, float] = {}
+        self._failures = Failures(bounds.refresh_seconds)
+        self._absent = Absent(bounds.refresh_seconds)
+        self._announced: dict[Key, tuple[str, ...]] = {}
+        self._told: tuple[bool, set[str]] = (False, set())
         self._look_ups, self._loads = OnePerKey(), OnePerKey()
+        self._loading = asyncio.Semaphore(LOADS_AT_ONCE)
+        self._watcher: asyncio.Task[None] | None = None
+        self._said: set[str] = set()  # of trouble, by the look under way
+        self._said_before: set[str] = set()  # by the one before it
+        self._is_short = False  # of memory, which was said
+        self._has_looked = asyncio.Event()  # into the registry, once at least
+        self.is_ready = False  # a champion of the namespace is open and has forecast
+
+    def start(self) -> None:
+        """Begin to watch the registry, and to open the champion that every patient may need."""
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """End the watching, and write down what is known; what is open stays so."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+        await asyncio.to_thread(self._directory.save)
+
+    def ready(self, references: tuple[str, ...]) -> Served | None:
+        """The first of these that exists, where it is open; None where that must be waited for, or fails."""
+        for reference in references:
+            served = self._serving.get(reference)
+            if served is not None:
+                self._opened.move_to_end(_key(served.opened.version))
+                return served
+            if self._exists(reference):
+                return None
+        return None
 
     async def first(self, references: tuple[str, ...]) -> Served:
         """The first of these that exists.
 
-        Raises NotFound where none does, IntegrityError for damaged content, RegistryUnavailable.
+        Raises NotFound where none does, IntegrityError for damaged content, RegistryUnavailable, and InvalidInput
+        for what is no reference.
         """
-        missing: list[NotFound] = []
+        served = self.ready(references)
+        if served is not None:
+            return served
+        if not self._directory.is_known:
+            await self._has_looked.wait()
         for reference in references:
-            outcome = await self._find(reference)
-            if isinstance(outcome, Served):
-                return outcome
-            if isinstance(outcome, IntegrityError):
-                raise outcome.with_traceback(None)  # remembered and raised again: its traceback must not grow
-            missing.append(outcome)
-        if len(missing) == 1:
-            raise missing[0].with_traceback(None)
-        raise NotFound(f"neither {' nor '.join(references)} has a champion; promote a version, or name a model")
+            _parsed(reference)
+            if self._exists(reference):
+                return await self._serve_once(reference)
+        if not self._directory.is_known:
+            raise RegistryUnavailable(UNKNOWN)
+        raise NotFound(_missing(references))
 
-    def versions(self) -> list[Version]:
-        """The versions being served now, each once. May be called from any thread."""
-        outcomes = [finding.outcome for finding in list(self._found.values())]
-        served = [outcome.version for outcome in outcomes if isinstance(outcome, Served)]
-        return list({(version.name, version.version): version for version in served}.values())
-
-    async def _find(self, reference: str) -> Outcome:
-        known = self._found.get(reference)
-        if known is not None and time.monotonic() < known.until:
-            self._found.move_to_end(reference)
-            return known.outcome
-        if known is not None and isinstance(known.outcome, Served):
-            self._look_ups.start(reference, lambda: self._look_up(reference))  # a slow registry holds nobody up
-            return known.outcome
-        return await self._look_ups.run(reference, lambda: self._look_up(reference))
-
-    async def _look_up(self, reference: str) -> Outcome:
-        known = self._found.get(reference)
-        outcome: Outcome
+    async def find(self, reference: str) -> Served | None:
+        """Like first, None where there is no such thing."""
         try:
-            outcome = await self._open(await self._resolve(reference))
-        except NotFound as error:
-            outcome = NotFound(str(error))
-        except (IntegrityError, RegistryUnavailable) as error:
-            outcome = _kept_instead(known.outcome if known else None, error)
-        self._remember(reference, outcome)
-        return outcome
+            return await self.first((reference,))
+        except NotFound:
+            return None
 
-    def _remember(self, reference: str, outcome: Outcome) -> None:
-        self._found[reference] = Finding(outcome, time.monotonic() + self._refresh)
-        self._found.move_to_end(reference)
-        if len(self._found) > REMEMBERED:
-            self._found.popitem(last=False)
+    def opened(self) -> list[Opened]:
+        """Every version that is open now."""
+        return list(self._opened.values())
 
-    async def _resolve(self, reference: str) -> Version:
+    def aliases_of(self, opened: Opened) -> tuple[str, ...]:
+        """The aliases that lead to a version now."""
+        return self._directory.aliases_of(opened.version.name, opened.version.version)
+
+    def open_names(self) -> set[str]:
+        """The models whose champion answers."""
+        champions = (_parsed(reference) for reference in self._serving)
+        return {name for name, alias, _ in champions if alias == CHAMPION}
+
+    def _exists(self, reference: str) -> bool:
+        """As far as is known; a version by number is looked up."""
+        name, alias, _ = _parsed(reference)
+        if alias is None:
+            return self._directory.has(name) and reference not in self._absent
+        return self._directory.number(name, alias) is not None
+
+    async def _serve_once(self, reference: str) -> Served:
+        """One at a time for a reference; a caller who gives up does not end it for others."""
+        return await self._look_ups.run(reference, partial(self._serve, reference))
+
+    async def _serve(self, reference: str) -> Served:
+        """Open what a reference means now and let it lead there."""
+        name, alias, number = _parsed(reference)
+        number = number or self._directory.number(name, alias or "")
+        version = None if number is None else await self._resolve(name, number)
+        if version is None:
+            self._absent.add(reference)
+            raise NotFound(_missing((reference,)))
+        loaded = await self._open(version)
+        opened = self._opened.setdefault(_key(version), loaded)  # others may have closed it before this went on
+        self._opened.move_to_end(_key(version))
+        served = self._serving[reference] = Served(opened, alias or "")
+        self._looked_at[reference] = time.monotonic()
+        self.is_ready |= alias == CHAMPION and name.startswith(f"{self._bounds.namespace}-")
+        self._make_room()
+        self._announce()
+        return served
+
+    async def _resolve(self, name: str, number: str, again: bool = False) -> Version | None:
+        key = name, number, ""  # a version that glucast did not publish has no digest
+        self._failures.check(key)
         try:
-            found = await asyncio.to_thread(lambda: self._connected().find(reference))
+            return await asyncio.to_thread(self._directory.resolve, name, number, again)
         except RegistryUnavailable:
             self._telemetry.sync_failures.inc()
             raise
-        if found is None:
-            raise NotFound(f"there is no {reference} in the registry; publish and promote it, or name another model")
-        return found
-
-    async def _open(self, version: Version) -> Served:
-        key = version.name, version.version, version.digest  # a registry made anew counts from 1 again
-        forecaster = self._opened.get(key)
-        if forecaster is None:
-            forecaster = await self._loads.run(key, lambda: self._load(version))
-        return Served(version, forecaster)
-
-    async def _load(self, version: Version) -> Forecaster:
-        try:
-            with self._telemetry.load.time():
-                forecaster = await asyncio.to_thread(self._fetch_and_open, version)
-        except GlucastError as error:
-            self._telemetry.load_failures.labels(type(error).__name__).inc()
-            raise
-        self._opened[version.name, version.version, version.digest] = forecaster
-        _log.info("opened %s version %s (digest %s)", public_name(version.name), version.version, version.digest[:12])
-        return forecaster
-
-    def _fetch_and_open(self, version: Version) -> Forecaster:
-        bundle = self._connected().fetch(version)
-        try:
-            return Forecaster.open(bundle)
         except IntegrityError as error:
-            raise IntegrityError(f"{version.name} version {version.version} is refused: {error}") from error
+            self._failed(key, error)
+            raise
 
-    def _connected(self) -> Registry:
-        """The registry; opened at the first question that it answers. Called from threads."""
-        with self._connecting:
-            if self._registry is None:
-                self._registry = Registry(self._uri, self._cache)
-            return self._registry
+    async def _open(self, version: Version) -> Opened:
+        key = _key(version)
+        if key in self._opened:
+            return self._opened[key]
+        self._failures.check(key)  # remembered, not fetched again for every request
+        return await self._loads.run(key, lambda: self._load(key, version))
+
+    async def _load(self, key: Key, version: Version) -> Opened:
+        try:
+            async with self._loading:
+                with self._telemetry.load.time():
+                    forecaster, size, metrics = await asyncio.to_thread(self._fetch_and_warm, version)
+        except Exception as error:
+            self._failed(key, error)
+            raise
+        self._failures.forget(key)
+        opened = self._opened[key] = Opened(version, forecaster, self._batcher_for(version, forecaster), size, metrics)
+        _log.info("opened %s version %s (digest %s)", public_name(version.name), version.version, version.digest[:12])
+        return opened
+
+    def _failed(self, key: Key, error: Exception) -> None:
+        self._telemetry.load_failures.labels(type(error).__name__).inc()
+        if isinstance(error, IntegrityError):
+            self._failures.remember(key, error)
+
+    def _fetch_and_warm(self, version: Version) -> tuple[Forecaster, int, dict[str, Any]]:
+        bundle = self._reader.fetch(version)
+        try:
+            forecaster = Forecaster.open(bundle)
+            warm_up(forecaster, self._bounds.batch_size)
+        except (OSError, MemoryError):
+            raise  # this machine's fault, and not the network's
+        except Exception as error:
+            why = error if isinstance(error, GlucastError) else f"it cannot forecast ({type(error).__name__})"
+            raise IntegrityError(f"{version.name} version {version.version} is refused: {why}") from error
+        return forecaster, (bundle.folder / "model.onnx").stat().st_size, bundle.metrics
+
+    async def _watch(self) -> None:
+        while True:
+            await self._look()
+            pause = self._bounds.refresh_seconds if self._directory.is_known else min(1.0, self._bounds.refresh_seconds)
+            await asyncio.sleep(pause * random.uniform(1 - JITTER, 1 + JITTER))
+
+    async def _look(self) -> None:
+        """One look: what do names mean now, and is that open?"""
+        self._said_before, self._said = self._said, set()
+        asking = asyncio.create_task(self._ask())
+        try:
+            if self._directory.is_known and not self.is_ready:  # from an earlier start: a registry may hang for long
+                await asyncio.wait({asking}, timeout=START_SECONDS)
+                await self._follow()
+            has_answered = await asking
+        finally:
+            asking.cancel()
+        await self._follow()
+        if has_answered:
+            await self._look_again()
+        self._announce()
+        await asyncio.to_thread(self._directory.save)
+
+    async def _ask(self) -> bool:
+        """Refresh the directory; did the registry answer?"""
+        try:
+            await asyncio.to_thread(self._directory.refresh)
+            self._telemetry.registry_last_sync.set_to_current_time()
+            return True
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is known is served on, and it is tried again
+            self._telemetry.sync_failures.inc()
+            self._say(error)
+            return False
+        finally:
+            self._has_looked.set()
+
+    def _say(self, error: Exception, reference: str = "") -> None:
+        """Warn, once for each kind of trouble that lasts; without an error's text, which may name a patient."""
+        said = f"{type(error).__name__}{' with ' + public_name(_parsed(reference)[0]) if reference else ''}"
+        if said not in self._said | self._said_before:
+            known = error if not isinstance(error, GlucastError) else None
+            _log.warning("%s at a look into the registry: what is open is served on", said, exc_info=known)
+        self._said.add(said)
+
+    def _needed(self) -> list[str]:
+        """What is opened without being asked for: the population's champion, else any champion, to be ready with."""
+        population = f"{model_name(self._bounds.namespace)}@{CHAMPION}"
+        if self._exists(population):
+            return [population]
+        names = (name for name in self._directory.names() if name.startswith(f"{self._bounds.namespace}-"))
+        champions = [(name, number) for name in names if (number := self._directory.number(name, CHAMPION))]
+        if self.is_ready or not champions:
+            return []
+        failed = {key[:2] for key in self._failures}
+        likeliest = min(champions, key=lambda one: (one in failed, not self._directory.is_kept(*one)))
+        return [f"{likeliest[0]}@{CHAMPION}"]
+
+    async def _follow(self) -> None:
+        """Let every reference in use lead to what it means now, once that is open and warm."""
+        self._serving = {ref: served for ref, served in self._serving.items() if self._exists(ref)}
+        behind = [reference for reference in {*self._serving, *self._needed()} if self._is_behind(reference)]
+        await asyncio.gather(*[self._tried(reference, self._serve_once(reference)) for reference in behind])
+
+    def _is_behind(self, reference: str) -> bool:
+        served, (name, alias, _) = self._serving.get(reference), _parsed(reference)
+        if served is None:
+            return True
+        return alias is not None and served.opened.version.version != self._directory.number(name, alias)
+
+    async def _look_again(self) -> None:
+        """Ask now and then whether versions that are open are still what they were."""
+        now = time.monotonic()
+        for reference, served in list(self._serving.items()):
+            if now - self._looked_at[reference] > LOOK_AGAIN_SECONDS:
+                self._looked_at[reference] = now
+                await self._tried(reference, self._renew(reference, served.opened.version))
+
+    async def _renew(self, reference: str, version: Version) -> None:
+        now = await self._resolve(version.name, version.version, again=True)
+        if now is not None and now.digest != version.digest:
+            await self._serve_once(reference)
+
+    async def _tried(self, reference: str, work: Awaitable[object]) -> None:
+        """Do something for one reference; where that fails the others go on, and it is tried again."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - said, and at the next look tried again
+            self._say(error, reference)
+
+    def _make_room(self) -> None:
+        """Close what was least recently used until the rest fits: others first, then champions, never the pinned."""
+        size = sum(opened.size_bytes for opened in self._opened.values())
+        for champions in (False, True):
+            for key, opened in list(self._opened.items())[:-1]:  # the last is in use right now
+                if size <= self._bounds.memory_bytes:
+                    return
+                if self._is_pinned(opened.version) or self._is_champion(opened.version) != champions:
+                    continue
+                self._close(key)
+                size -= opened.size_bytes
+        if size > self._bounds.memory_bytes and not self._is_short:
+            self._is_short = True
+            _log.warning("what must stay open takes more than the memory that is allowed: raise --memory-mb")
+
+    def _close(self, key: tuple[str, str, str]) -> None:
+        """Forget a version; requests under way keep it until they end."""
+        opened = self._opened.pop(key)
+        self._serving = {ref: served for ref, served in self._serving.items() if served.opened is not opened}
+        self._telemetry.evictions.inc()
+
+    def _is_champion(self, version: Version) -> bool:
+        return self._directory.number(version.name, CHAMPION) == version.version
+
+    def _is_pinned(self, version: Version) -> bool:
+        if version.name != model_name(self._bounds.namespace):
+            return False
+        return version.version in (self._directory.number(version.name, alias) for alias in (CHAMPION, PREVIOUS))
+
+    def _announce(self) -> None:
+        """Tell the telemetry, and whoever listens, what is open under which aliases."""
+        now = {key: self._directory.aliases_of(key[0], key[1]) for key in self._opened}
+        told = self.is_ready, self.open_names()
+        if (now, told) == (self._announced, self._told):
+            return
+        for key, aliases in self._announced.items():
+            if now.get(key) != aliases:
+                self._telemetry.closed(key, aliases)
+        for key, aliases in now.items():
+            if self._announced.get(key) != aliases:
+                self._telemetry.opened(key, aliases)
+        self._telemetry.sizes({key: opened.size_bytes for key, opened in self._opened.items()})
+        self._announced, self._told = now, told
+        self.changed.set()
 
 
-def _kept_instead(known: Outcome | None, error: IntegrityError | RegistryUnavailable) -> Outcome:
-    """What stands after a failed look-up: what was served before, with a warning, else the error.
+@lru_cache(maxsize=4096)
+def _parsed(reference: str) -> tuple[str, str | None, str | None]:
+    name, alias, number = parse_reference(reference)
+    return name, alias, number and str(int(number))  # 01 is 1
 
-    Raises a RegistryUnavailable that meets no earlier answer. The log leaves the error's text out, which may name
-    a patient.
-    """
-    if isinstance(known, Served):
-        version, name = known.version, public_name(known.version.name)
-        _log.warning(
-            "%s at refresh: %s version %s (digest %s) is served on",
-            *(type(error).__name__, name, version.version, version.digest[:12]),
+
+def _key(version: Version) -> Key:
+    return version.name, version.version, version.digest
+
+
+def _missing(references: tuple[str, ...]) -> str:
+    if len(references) == 1:
+        return (
+            f"there is no {references[0]} in the registry; publish and promote it, or name another model "
+            "(what was published just now is seen after some seconds)"
         )
-        return known
-    if isinstance(error, IntegrityError):
-        return IntegrityError(str(error))
-    if known is None:
-        raise error
-    return known
+    names = " nor ".join(dict.fromkeys(_parsed(reference)[0] for reference in references))
+    return f"neither {names} has a champion; promote a version, or name a model"

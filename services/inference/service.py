@@ -2,85 +2,124 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+import os
+import threading
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
-from forecasting.errors import GlucastError, IntegrityError, NotFound
-from forecasting.registry import model_name
-from protos.glucast.v1 import forecaster_pb2, forecaster_pb2_grpc
-from services.inference.models import Models
+from forecasting.bundle import POPULATION
+from forecasting.forecaster import Forecaster
+from forecasting.references import Version
+from forecasting.registry_reader import RegistryReader
+from protos.glucast.v1 import forecaster_pb2
+from services.inference.batcher import Batcher, Limits
+from services.inference.engine import Engine
+from services.inference.forecast_ids import Ids
+from services.inference.models import Bounds, Models
+from services.inference.routing import Routing
 from services.inference.servicer import ForecasterServicer
 from services.inference.settings import Settings
-from services.inference.telemetry import CountRequests, Telemetry
-from services.serving import GrpcServer
+from services.inference.telemetry import Telemetry
+from services.inference.tracing import open_tracer, traced
+from services.inference.truth import LiveAccuracy
+from services.serving import READY, GrpcServer
 
-RETRY_SECONDS = 1.0
 SERVICE = forecaster_pb2.DESCRIPTOR.services_by_name["Forecaster"]
+BATCH_NICENESS = 5  # of the threads that compute, against 0 of the event loop
+MODEL_HEALTH = "model/"  # before a model's name, in the names that health knows
 
 _log = logging.getLogger("glucast.inference")
 
 
 @dataclass(frozen=True)
 class Running:
-    """Where a running service listens."""
+    """Where a running service listens. metrics_url: empty for a worker, whose parent shows its series."""
 
     address: str
     metrics_url: str
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Running]:
+async def running(settings: Settings, is_worker: bool = False) -> AsyncIterator[Running]:
     """A started service; drained and stopped at the end. Raises InvalidSetting for an address that is taken."""
-    telemetry = Telemetry()
-    telemetry.start_at_zero(SERVICE.full_name, [method.name for method in SERVICE.methods])
-    models = Models(settings.registry, settings.cache, settings.refresh_seconds, telemetry)
-    telemetry.watch(models.versions)
-    server = GrpcServer([SERVICE.full_name], [CountRequests(telemetry)], settings.reflection)
-    with ThreadPoolExecutor(settings.threads, "forecast") as executor:
-        servicer = ForecasterServicer(models, settings.namespace, executor, telemetry)
-        forecaster_pb2_grpc.add_ForecasterServicer_to_server(servicer, server.server)
-        metrics = telemetry.expose(settings.host, settings.metrics_port)
+    telemetry, tracer = Telemetry(), open_tracer(settings.traces)
+    accuracy = LiveAccuracy(telemetry, settings.alarm_low)
+    server = GrpcServer(settings.reflection, share_port=is_worker)
+    with ThreadPoolExecutor(settings.threads, "forecast", _give_way) as executor:
+        models = _models(settings, executor, telemetry)
+        routing = Routing(settings.namespace, settings.canary_share, settings.shadow_share)
+        engine = Engine(models, routing, _ids(settings), accuracy, telemetry, tracer)
+        servicer = ForecasterServicer(engine, accuracy, settings, telemetry)
+        server.add(SERVICE, servicer, telemetry.rpc, partial(traced, tracer))
+        metrics = None if is_worker else telemetry.expose(settings.host, settings.metrics_port)
+        health = asyncio.create_task(_tell_health(models, server))
         try:
             port = await server.start(settings.host, settings.port)
-            async with _in_background(_be_ready_when_registry_answers(models, settings.namespace, server)):
-                yield Running(f"{settings.host}:{port}", f"http://{settings.host}:{metrics.server_port}/metrics")
+            models.start()
+            url = f"http://{settings.host}:{metrics.server_port}/metrics" if metrics else ""
+            yield Running(f"{settings.host}:{port}", url)
         finally:
-            await server.stop(settings.drain_seconds)
-            metrics.shutdown()
-            metrics.server_close()
+            health.cancel()
+            await server.retire(settings.pause_seconds)
+            servicer.stop()
+            await _drain(server, engine, settings.drain_seconds)
+            await engine.close()
+            await models.stop()
+            await asyncio.to_thread(tracer.shutdown)  # which waits for a collector that is away
+            if metrics is not None:
+                metrics.shutdown()
+                metrics.server_close()
 
 
-@asynccontextmanager
-async def _in_background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+def _give_way() -> None:
+    """Let batches run after the event loop where cores are short: it must answer health, and refuse in time."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BATCH_NICENESS)
 
 
-async def _be_ready_when_registry_answers(models: Models, namespace: str, server: GrpcServer) -> None:
-    """Ask for the population's champion, which also opens it, until the registry says anything at all."""
-    said = ""
-    while (error := await _why_not_ready(models, namespace)) is not None:
-        if str(error) != said:
-            said = str(error)
-            _log.warning("not ready: %s", said, exc_info=None if isinstance(error, GlucastError) else error)
-        await asyncio.sleep(RETRY_SECONDS)
-    _log.info("ready: the registry answers")
-    await server.be_ready()
+async def _drain(server: GrpcServer, engine: Engine, drain_seconds: float) -> None:
+    """Take in what was sent, refuse what comes after, answer what was taken in."""
+    engine.hold(True)
+    await server.take_in()
+    stopping = asyncio.create_task(server.stop(drain_seconds))
+    await asyncio.sleep(0.01)  # from here on callers are told to go elsewhere
+    engine.hold(False)
+    await stopping
 
 
-async def _why_not_ready(models: Models, namespace: str) -> Exception | None:
-    try:
-        await models.first((model_name(namespace),))
-    except (NotFound, IntegrityError) as error:  # an answer too: other models can be served
-        # without the text, which lists models and so names patients
-        _log.warning("no population model to begin with (%s)", type(error).__name__)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the service stays and asks again
-        return error
-    return None
+def _models(settings: Settings, executor: ThreadPoolExecutor, telemetry: Telemetry) -> Models:
+    limits = Limits(
+        settings.batch_size,
+        settings.batch_wait_ms / 1e3,
+        settings.queue_size,
+        settings.threads,
+        settings.inline_ms / 1e3,
+    )
+
+    def batcher_for(version: Version, forecaster: Forecaster) -> Batcher:
+        return Batcher(forecaster, executor, limits, telemetry.for_model(version.name, version.version))
+
+    bounds = Bounds(settings.namespace, settings.refresh_seconds, settings.memory_mb << 20, settings.batch_size)
+    return Models(RegistryReader(settings.registry, settings.cache), bounds, batcher_for, telemetry)
+
+
+def _ids(settings: Settings) -> Ids:
+    return Ids(settings.id_secret.get_secret_value().encode() if settings.id_secret else None)
+
+
+async def _tell_health(models: Models, server: GrpcServer) -> None:
+    """Let health say what can be answered: `ready`, and each model that is not one patient's by its name."""
+    told: dict[str, bool] = {}
+    while True:
+        await models.changed.wait()
+        models.changed.clear()
+        now = dict.fromkeys(told, False) | {READY: models.is_ready}
+        now |= {MODEL_HEALTH + name: True for name in models.open_names() if name.endswith(f"-{POPULATION}")}
+        if models.is_ready and not told.get(READY):
+            _log.info("ready: a champion has forecast")
+        for name, is_serving in now.items():
+            if told.get(name) != is_serving:
+                await server.tell(name, is_serving)
+        told = now

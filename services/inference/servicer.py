@@ -1,144 +1,231 @@
-"""The Forecaster RPCs: protobuf → our types → forecast → protobuf."""
+"""The Forecaster RPCs: protobuf → our types → engine → protobuf."""
 
 import asyncio
-import datetime as dt
-from concurrent.futures import Executor
+import time
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from forecasting.cgm import HIGH_MG_DL, LOW_MG_DL, Unit
-from forecasting.context import Context, Limit, Reading, context_from, utc_offset_in
-from forecasting.errors import InvalidInput, InvalidReadings
-from forecasting.forecaster import Forecasts
-from forecasting.windows import WindowShape
+from forecasting.errors import GlucastError, InvalidInput, Overloaded
 from protos.glucast.v1 import forecaster_pb2 as pb
 from protos.glucast.v1 import forecaster_pb2_grpc
-from services.inference.models import Models, Served
-from services.inference.routing import is_for_another_patient, references_for
+from services.inference.alarms import Alarm, AlarmKind, Alarms
+from services.inference.engine import Engine, Forecast
+from services.inference.messages import (
+    Responses,
+    description_of,
+    question_from,
+    reading_from,
+    readings_from,
+    unit_from,
+    utc_offset_from,
+)
+from services.inference.monitor import Person, Update, Watch
+from services.inference.opened import Served
+from services.inference.patient_stream import Use
+from services.inference.settings import Settings
 from services.inference.telemetry import Telemetry
+from services.inference.truth import LiveAccuracy
+from services.inference.wire import nested
+from services.serving import Stopping, status_of
 
-UNITS: dict[int, Unit] = {pb.MG_DL: "mg/dL", pb.MMOL_L: "mmol/L"}
-LIMITS: dict[int, Limit] = {pb.LOW: "low", pb.HIGH: "high"}
-READINGS_AT_MOST = 10_000  # a month of five-minute readings; no context is longer
-RISK_MINUTES = (30, 60)
-TIMES = (dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.datetime(2200, 1, 1, tzinfo=dt.UTC))
-UTC_OFFSET_MINUTES = 14 * 60  # no place on Earth is further from UTC
+AT_ONCE = 1024  # requests of one batch, outcomes of one report
+SLICE = 16  # requests of a batch that are read or answered before others get their turn
+RESULTS = pb.ForecastBatchResponse.RESULTS_FIELD_NUMBER
+FORECAST, PROBLEM = pb.ForecastResult.FORECAST_FIELD_NUMBER, pb.ForecastResult.PROBLEM_FIELD_NUMBER
+STREAMS = 10_000  # open at once; each keeps the readings of one person
+USES = {
+    Use.NEWEST: pb.NEWEST,
+    Use.LATE: pb.LATE,
+    Use.CORRECTED: pb.CORRECTED,
+    Use.DUPLICATE: pb.DUPLICATE,
+    Use.TOO_OLD: pb.TOO_OLD,
+}
+ALARMS = {
+    AlarmKind.LOW_NOW: pb.LOW_NOW,
+    AlarmKind.HIGH_NOW: pb.HIGH_NOW,
+    AlarmKind.LOW_EXPECTED: pb.LOW_EXPECTED,
+    AlarmKind.HIGH_EXPECTED: pb.HIGH_EXPECTED,
+}
 
 
 class ForecasterServicer(forecaster_pb2_grpc.ForecasterServicer):
-    """Answers Forecast: the event loop routes, the executor checks the readings and computes."""
+    """Answers for one engine."""
 
-    def __init__(self, models: Models, namespace: str, executor: Executor, telemetry: Telemetry) -> None:
-        self._models, self._namespace = models, namespace
-        self._executor, self._telemetry = executor, telemetry
+    def __init__(self, engine: Engine, accuracy: LiveAccuracy, settings: Settings, telemetry: Telemetry) -> None:
+        self._engine, self._accuracy = engine, accuracy
+        self._settings, self._telemetry = settings, telemetry
+        self._responses = Responses()
+        self._stopping = asyncio.Event()
+        self._streams = 0
 
-    async def Forecast(self, request: pb.ForecastRequest, context: grpc.aio.ServicerContext) -> pb.ForecastResponse:
-        served = await self._models.first(references_for(request.patient_id, request.model, self._namespace))
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._answer, request, served)
+    def stop(self) -> None:
+        """Let every open stream end after the reading it is answering."""
+        self._stopping.set()
 
-    def _answer(self, request: pb.ForecastRequest, served: Served) -> pb.ForecastResponse:
-        with self._telemetry.compute.time():
-            shape = served.forecaster.spec.shape
-            context = context_of(request, shape)
-            forecasts = served.forecaster.predict(context.glucose_mg_dl, context.minute_of_day)
-            response = response_from(forecasts, context, shape, served)
-            if is_for_another_patient(served.version.name, request.patient_id, self._namespace):
-                response.warnings.append("the model that was named is another patient's own: it does not know this one")
-            return response
+    async def Forecast(self, request: pb.ForecastRequest, context: grpc.aio.ServicerContext) -> bytes:
+        question = question_from(request, _deadline(context), bulk=False)
+        return await self._engine.forecast(question, self._responses.of)
 
+    async def ForecastBatch(self, request: pb.ForecastBatchRequest, context: grpc.aio.ServicerContext) -> bytes:
+        _check_count(len(request.requests), "requests")
+        deadline = _deadline(context)
+        # asked for and not answered: enough that the engine never waits for the next ones
+        window = 4 * self._settings.batch_size
+        accepted: list[asyncio.Future[bytes] | Exception] = []
+        results: list[bytes] = []
+        try:
+            for k, one in enumerate(request.requests):
+                accepted.append(await self._accept(one, deadline))
+                if k >= window:
+                    results.append(await self._result(accepted[k - window], f"requests[{k - window}]"))
+                if k % SLICE == SLICE - 1:
+                    await asyncio.sleep(0)
+            for k in range(len(results), len(accepted)):
+                results.append(await self._result(accepted[k], f"requests[{k}]"))
+        finally:
+            _give_up(accepted)
+        return b"".join(results)
 
-def context_of(request: pb.ForecastRequest, shape: WindowShape) -> Context:
-    """What the model looks at; raises InvalidInput and InsufficientData in sentences for the caller."""
-    if request.unit not in UNITS:
-        raise InvalidReadings("the request has no unit of glucose; say MG_DL or MMOL_L", "unit")
-    if len(request.readings) > READINGS_AT_MOST:
-        raise InvalidReadings(
-            f"the request has {len(request.readings)} readings, at most {READINGS_AT_MOST} are allowed: "
-            "send the last hours",
-            "readings",
+    async def Monitor(
+        self, requests: AsyncIterator[pb.MonitorRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.MonitorResponse]:
+        if self._streams >= STREAMS:
+            raise Overloaded(f"{STREAMS} streams are open, which is all that may; try again in 60 s", 60.0)
+        self._streams += 1
+        self._telemetry.streams.inc()
+        try:
+            steps = self._until_stopping(requests)
+            monitor = self._monitor_from(await anext(steps, None))
+            async for step in steps:
+                yield await self._answer(monitor, step)
+        finally:
+            self._streams -= 1
+            self._telemetry.streams.dec()
+
+    async def ReportOutcome(
+        self, request: pb.ReportOutcomeRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ReportOutcomeResponse:
+        _check_count(len(request.outcomes), "outcomes")
+        return pb.ReportOutcomeResponse(results=[self._compared(outcome) for outcome in request.outcomes])
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListModelsResponse:
+        references = self._engine.models_for(request.patient_id)
+        found = [await self._engine.models.find(reference) for reference in references]
+        return pb.ListModelsResponse(models=[self._described(served) for served in found if served is not None])
+
+    async def GetModel(self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext) -> pb.ModelDescription:
+        if not request.model:
+            raise InvalidInput("the request names no model; write name, name@alias or name/version", "model")
+        return self._described(await self._engine.models.first((request.model,)))
+
+    def _described(self, served: Served) -> pb.ModelDescription:
+        return description_of(served, self._engine.models.aliases_of(served.opened))
+
+    async def _accept(self, request: pb.ForecastRequest, deadline: float | None) -> "asyncio.Future[bytes] | Exception":
+        try:
+            return await self._engine.accept(question_from(request, deadline, bulk=True), self._responses.of)
+        except Exception as error:  # noqa: BLE001 - told as this request's own result, and nobody else's
+            return error
+
+    async def _result(self, accepted: "asyncio.Future[bytes] | Exception", place: str) -> bytes:
+        """One of the results, as it stands in the response."""
+        try:
+            if isinstance(accepted, Exception):
+                raise accepted
+            return nested(RESULTS, nested(FORECAST, await accepted))
+        except Exception as error:  # noqa: BLE001 - likewise
+            if isinstance(error, InvalidInput):
+                error.field = f"{place}.{error.field}" if error.field else place
+            return nested(RESULTS, nested(PROBLEM, status_of(error).SerializeToString()))
+
+    def _compared(self, outcome: pb.Outcome) -> pb.OutcomeResult:
+        try:
+            readings = readings_from(outcome.readings, "readings")
+            minutes = self._engine.compare(outcome.forecast_id, readings, unit_from(outcome.unit))
+        except GlucastError as error:
+            return pb.OutcomeResult(problem=status_of(error))
+        return pb.OutcomeResult(minutes_ahead=minutes)
+
+    async def _until_stopping(self, requests: AsyncIterator[pb.MonitorRequest]) -> AsyncIterator[pb.MonitorRequest]:
+        """The steps of a stream; raises Stopping between two of them when the service stops."""
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        coming = asyncio.ensure_future(anext(requests, None))
+        try:
+            while True:
+                await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    raise Stopping("the service is stopping; start again, with another, from the last hours' readings")
+                step = coming.result()
+                if step is None:
+                    return
+                coming = asyncio.ensure_future(anext(requests, None))
+                yield step
+        finally:
+            for task in (stopping, coming):
+                task.cancel()
+
+    def _monitor_from(self, step: pb.MonitorRequest | None) -> Watch:
+        if step is None or step.WhichOneof("step") != "start":
+            raise InvalidInput("the stream does not begin with start; say whose readings will come", "start")
+        start = step.start
+        person = Person(
+            start.patient_id,
+            unit_from(start.unit, "start.unit"),
+            lambda seconds: utc_offset_from(start, seconds),
+            start.model,
         )
-    readings = [_reading_from(reading, k) for k, reading in enumerate(request.readings)]
-    as_of = _time_from(request.as_of, "as_of") if request.HasField("as_of") else None
-    offset = _utc_offset(request, readings[-1].time) if readings else None
-    return context_from(readings, UNITS[request.unit], shape, as_of=as_of, utc_offset=offset)
+        person.clock(0)  # refuses an unknown zone now, and not at the first reading
+        self._engine.check_patient(start.patient_id, start.model)
+        monitor = Watch(
+            self._engine, self._accuracy, person, Alarms(self._settings.alarm_low, self._settings.alarm_high)
+        )
+        monitor.resume(readings_from(start.history, "start.history"), start.forecast_ids)
+        return monitor
+
+    async def _answer(self, monitor: Watch, step: pb.MonitorRequest) -> pb.MonitorResponse:
+        if step.WhichOneof("step") != "reading":
+            raise InvalidInput("start comes once, before the readings; open another stream", "start")
+        try:
+            update = await monitor.add(*reading_from(step.reading, "reading"))
+        except InvalidInput as error:
+            update = Update(step.reading.time.seconds, None, error)
+        return self._update_message(update, step.reading)
+
+    def _update_message(self, update: Update, reading: pb.Reading) -> pb.MonitorResponse:
+        use = pb.REFUSED if update.use is None else USES[update.use]
+        self._telemetry.monitor_readings.labels(pb.ReadingUse.Name(use)).inc()
+        response = pb.MonitorResponse(time=reading.time, use=use, alarms=[_alarm(alarm) for alarm in update.alarms])
+        if isinstance(update.outcome, Forecast):
+            response.forecast.MergeFromString(self._responses.of(update.outcome))
+        elif update.outcome is not None:
+            response.problem.CopyFrom(status_of(update.outcome))
+        return response
 
 
-def response_from(forecasts: Forecasts, context: Context, shape: WindowShape, served: Served) -> pb.ForecastResponse:
-    """The first of the forecasts as a message, in mg/dL."""
-    version = served.version
-    return pb.ForecastResponse(
-        model=pb.ModelVersion(name=version.name, version=version.version, digest=version.digest),
-        origin=_timestamp(context.origin),
-        points=[_point(forecasts, k, context.origin, minutes) for k, minutes in enumerate(shape.minutes_ahead)],
-        risks=_risks(forecasts, shape),
-        warnings=context.warnings,
-        clinical_use=False,
+def _deadline(context: grpc.aio.ServicerContext) -> float | None:
+    left = context.time_remaining()
+    return None if left is None else time.monotonic() + left
+
+
+def _check_count(count: int, field: str) -> None:
+    if not 1 <= count <= AT_ONCE:
+        raise InvalidInput(f"the message has {count} {field}; 1 to {AT_ONCE:,} are allowed: send several", field)
+
+
+def _give_up(accepted: "Sequence[asyncio.Future[bytes] | Exception]") -> None:
+    """Nobody waits any longer: what was not computed need not be."""
+    for one in accepted:
+        if isinstance(one, asyncio.Future):
+            one.cancel()  # does nothing to a future that has its result
+
+
+def _alarm(alarm: Alarm) -> pb.Alarm:
+    return pb.Alarm(
+        kind=ALARMS[alarm.kind],
+        minutes_ahead=alarm.minutes_ahead,
+        probability=alarm.probability,
+        is_new=alarm.is_new,
     )
-
-
-def _reading_from(reading: pb.Reading, k: int) -> Reading:
-    if not reading.HasField("time"):
-        raise InvalidReadings(f"reading {k} has no time; send the instant of every reading", f"readings[{k}].time")
-    value = reading.value if reading.WhichOneof("glucose") == "value" else LIMITS.get(reading.out_of_range)
-    if value is None:
-        raise InvalidReadings(
-            f"reading {k} has no glucose; send a value, or LOW or HIGH, and leave missing readings out",
-            f"readings[{k}]",
-        )
-    return Reading(_time_from(reading.time, f"readings[{k}].time"), value)
-
-
-def _time_from(stamp: Timestamp, field: str) -> dt.datetime:
-    try:
-        time = stamp.ToDatetime(tzinfo=dt.UTC)
-    except ValueError as error:
-        raise InvalidInput(f"{field} is no valid timestamp; send seconds since 1970 in UTC", field) from error
-    if not TIMES[0] <= time < TIMES[1]:
-        raise InvalidInput(f"{field} is in the year {time.year}; 1970 to 2199 are allowed", field)
-    return time
-
-
-def _utc_offset(request: pb.ForecastRequest, last: dt.datetime) -> dt.timedelta | None:
-    match request.WhichOneof("local_time"):
-        case "time_zone":
-            return utc_offset_in(request.time_zone, last)
-        case "utc_offset_minutes":
-            return _checked_offset(request.utc_offset_minutes)
-        case _:
-            return None
-
-
-def _checked_offset(minutes: int) -> dt.timedelta:
-    if abs(minutes) > UTC_OFFSET_MINUTES:
-        raise InvalidInput(
-            f"utc_offset_minutes is {minutes}; -{UTC_OFFSET_MINUTES} to {UTC_OFFSET_MINUTES} are allowed",
-            "utc_offset_minutes",
-        )
-    return dt.timedelta(minutes=minutes)
-
-
-def _point(forecasts: Forecasts, step: int, origin: dt.datetime, minutes_ahead: int) -> pb.ForecastPoint:
-    values = forecasts.quantiles[0, step]
-    return pb.ForecastPoint(
-        time=_timestamp(origin + dt.timedelta(minutes=minutes_ahead)),
-        minutes_ahead=minutes_ahead,
-        mean_mg_dl=forecasts.mean[0, step],
-        quantiles=[pb.Quantile(level=p, value_mg_dl=q) for p, q in zip(forecasts.levels, values, strict=True)],
-    )
-
-
-def _risks(forecasts: Forecasts, shape: WindowShape) -> list[pb.Risk]:
-    if not forecasts.levels:
-        return []
-    below, above = forecasts.probability_below(LOW_MG_DL)[0], forecasts.probability_above(HIGH_MG_DL)[0]
-    return [
-        pb.Risk(minutes_ahead=minutes, below_70=below[step], above_180=above[step])
-        for minutes, step in shape.steps_at(RISK_MINUTES).items()
-    ]
-
-
-def _timestamp(time: dt.datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp

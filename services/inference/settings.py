@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from forecasting.errors import InvalidSetting
-from forecasting.registry import check_uri
+from forecasting.references import check_uri
 
 PREFIX = "GLUCAST_"
 
@@ -19,6 +19,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every network")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one")
     metrics_port: int = Field(9464, ge=0, le=65535, description="port of Prometheus' /metrics; 0 takes a free one")
+    workers: int = Field(1, ge=1, le=64, description="processes that share the port, each with its own models")
     namespace: str = Field(
         "virtual", pattern="^[a-z0-9_]+$", description="data set whose models are routed when a request names none"
     )
@@ -35,7 +36,29 @@ class Settings(BaseSettings):
             raise ValueError(str(error)) from error
 
     cache: Path | None = Field(None, description="folder of verified bundles; else ~/.cache/glucast/bundles")
+    refresh_seconds: float = Field(
+        5.0, gt=0, description="time between two looks at the registry, give or take a fifth"
+    )
+    memory_mb: int = Field(512, ge=1, description="networks kept open, in MB; least recently used ones go first")
+    canary_share: float = Field(0.0, ge=0, le=1, description="share of patients whom the challenger answers")
+    shadow_share: float = Field(
+        0.0, ge=0, le=1, description="share of forecasts that the challenger also makes, unseen, for comparison"
+    )
+    threads: int = Field(2, ge=1, le=256, description="batches that are computed at the same time")
+    batch_size: int = Field(64, ge=1, le=4096, description="forecasts that are computed together at most")
+    batch_wait_ms: float = Field(2.0, ge=0, le=1000, description="how long a forecast waits for others, in ms")
+    inline_ms: float = Field(
+        10.0, ge=0, le=1000, description="batches that take no longer are computed without a thread"
+    )
+    queue_size: int = Field(1024, ge=1, description="forecasts of one model version that may wait; more are refused")
+    alarm_low: float = Field(0.3, gt=0, lt=1, description="P(< 70 mg/dL within 30 min) that raises an alarm")
+    alarm_high: float = Field(0.5, gt=0, lt=1, description="P(> 180 mg/dL within 30 min) that raises an alarm")
+    id_secret: SecretStr | None = Field(
+        None, description="key of forecast ids, equal on all replicas; else ids are known to this service alone"
+    )
+    traces: str | None = Field(None, description="OTLP endpoint that traces go to, such as http://127.0.0.1:4317")
     reflection: bool = Field(False, description="let clients list services and messages; for development")
-    refresh_seconds: float = Field(30.0, gt=0, description="how long a look-up in the registry is remembered")
+    pause_seconds: float = Field(
+        0.0, ge=0, description="time between NOT_SERVING and refusing at the end, for balancers to notice"
+    )
     drain_seconds: float = Field(10.0, ge=0, description="time that running requests are given at the end")
-    threads: int = Field(2, ge=1, le=256, description="forecasts that are computed at the same time")

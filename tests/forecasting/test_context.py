@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecasting.cgm import MG_DL_PER_MMOL_L, GlucoseSeries, Unit, place_on_grid
-from forecasting.context import Context, Reading, context_from, utc_offset_in
+from forecasting.context import Context, Reading, Readings, context_from, place_back_from_last, utc_offset_in
 from forecasting.errors import InsufficientData, InvalidInput, InvalidReadings
 from forecasting.readers.tidy import series_from_readings
 from forecasting.windows import WindowShape, cut_windows
@@ -17,6 +17,7 @@ from forecasting.windows import WindowShape, cut_windows
 LAST = dt.datetime(2025, 3, 1, 12, 0, tzinfo=dt.UTC)
 SHORT = WindowShape(context_length=6, prediction_length=2)
 MINUTE = dt.timedelta(minutes=1)
+AT = LAST.timestamp()
 
 
 def ending(values: list, last: dt.datetime = LAST, minutes: float = 5) -> list[Reading]:
@@ -26,7 +27,7 @@ def ending(values: list, last: dt.datetime = LAST, minutes: float = 5) -> list[R
 
 
 def context_of(values: list, shape: WindowShape = SHORT, unit: Unit = "mg/dL") -> Context:
-    return context_from(ending(values), unit, shape)
+    return context_from(Readings.of(ending(values)), unit, shape)
 
 
 def readings_until(last: int, times: np.ndarray, values: np.ndarray) -> list[Reading]:
@@ -44,10 +45,11 @@ def cut_and_served(
     origins = ((windows.origins - series.start) / np.timedelta64(300, "s")).astype(int)
     lasts = np.searchsorted(place_on_grid(times, 5), origins, side="right") - 1  # the readings training ended at
     served = [
-        context_from(readings_until(last, times, values), unit, shape, utc_offset=dt.timedelta(0)) for last in lasts
+        context_from(Readings.of(readings_until(last, times, values)), unit, shape, utc_offset=dt.timedelta(0))
+        for last in lasts
     ]
-    contexts = np.concatenate([one.glucose_mg_dl for one in served])
-    minutes = np.concatenate([one.minute_of_day for one in served])
+    contexts = np.stack([one.glucose_mg_dl for one in served])
+    minutes = np.array([one.minute_of_day for one in served], np.float32)
     return windows.context, contexts, windows.minute_of_day, minutes
 
 
@@ -93,25 +95,36 @@ def test_readings_older_than_the_context_change_nothing(older, fill):
     assert got.warnings == expected.warnings
 
 
+@given(st.lists(st.integers(285, 315), min_size=5, max_size=12), st.data())
+def test_an_even_spacing_gives_the_context_that_the_grid_gives(spacings, data):
+    """The short way past the grid may never lead elsewhere."""
+    seconds = np.cumsum([0, *spacings])
+    values = np.array(data.draw(st.lists(st.integers(40, 400), min_size=len(seconds), max_size=len(seconds))), float)
+    steps = place_back_from_last(seconds, 5)
+    assert list(steps[-6:]) == [-5, -4, -3, -2, -1, 0]
+    got = context_from(Readings(seconds, values), "mg/dL", SHORT, now=float(seconds[-1]))
+    np.testing.assert_array_equal(got.glucose_mg_dl, values[-6:])
+
+
 def test_an_absurd_first_time_costs_neither_memory_nor_an_answer():
     readings = [Reading(dt.datetime(1, 1, 1, tzinfo=dt.UTC), 100.0), *ending([100.0, 110, 120, 130, 140, 150])]
     tracemalloc.start()
-    got = context_from(readings, "mg/dL", SHORT)
+    got = context_from(Readings.of(readings), "mg/dL", SHORT)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert got.glucose_mg_dl[0, 0] == 100
+    assert got.glucose_mg_dl[0] == 100
     assert peak < 1_000_000
 
 
 def test_a_single_missing_reading_is_filled_on_a_line_and_reported():
     got = context_of([100.0, 110, None, 130, 140, 150])
-    np.testing.assert_array_equal(got.glucose_mg_dl, [[100, 110, 120, 130, 140, 150]])
+    np.testing.assert_array_equal(got.glucose_mg_dl, [100, 110, 120, 130, 140, 150])
     assert any("1 missing readings of the context were filled" in warning for warning in got.warnings)
 
 
 def test_a_context_that_begins_in_a_gap_is_filled_from_the_reading_before_it():
     got = context_of([90.0, None, 110, 120, 130, 140, 150])
-    np.testing.assert_array_equal(got.glucose_mg_dl, [[100, 110, 120, 130, 140, 150]])
+    np.testing.assert_array_equal(got.glucose_mg_dl, [100, 110, 120, 130, 140, 150])
     with pytest.raises(InsufficientData, match="span 5 steps, the model needs 6 steps of 5 minutes"):
         context_of([None, 110.0, 120, 130, 140, 150])
 
@@ -122,7 +135,7 @@ def test_a_gap_longer_than_the_model_fills_is_insufficient_data(allowed, missing
         shape = WindowShape(context_length=8, prediction_length=2, max_fill_bins=allowed)
         return context_of([100.0, 100, *[None] * gap, *[100.0] * 8][: 2 + gap + max(1, 6 - gap)], shape)
 
-    assert send(missing - 1).glucose_mg_dl.shape == (1, 8)
+    assert send(missing - 1).glucose_mg_dl.shape == (8,)
     with pytest.raises(
         InsufficientData, match=f"{missing} steps of the last 8 are missing in gaps of more than {allowed}"
     ):
@@ -135,8 +148,8 @@ def test_of_two_readings_in_one_step_the_later_is_used_and_reported():
         Reading(LAST + 4 * MINUTE, 150.0),
         Reading(LAST + 5 * MINUTE, 160.0),
     ]
-    got = context_from(readings, "mg/dL", SHORT)
-    np.testing.assert_array_equal(got.glucose_mg_dl, [[100, 110, 120, 130, 140, 160]])
+    got = context_from(Readings.of(readings), "mg/dL", SHORT)
+    np.testing.assert_array_equal(got.glucose_mg_dl, [100, 110, 120, 130, 140, 160])
     assert any("1 readings shared a 5-minute step" in warning for warning in got.warnings)
 
 
@@ -144,23 +157,23 @@ def test_the_grid_hangs_on_the_last_reading_and_not_on_the_first():
     """The first reading came 140 s early: counted from it, the jitter of the others would fall into wrong steps."""
     seconds = [-140, 340, 560, 940, 1160, 1500]
     readings = [Reading(LAST + dt.timedelta(seconds=s - 1500), 100.0 + k * k) for k, s in enumerate(seconds)]
-    got = context_from(readings, "mg/dL", SHORT)
-    np.testing.assert_array_equal(got.glucose_mg_dl, [[100, 101, 104, 109, 116, 125]])
+    got = context_from(Readings.of(readings), "mg/dL", SHORT)
+    np.testing.assert_array_equal(got.glucose_mg_dl, [100, 101, 104, 109, 116, 125])
 
 
 def test_low_and_high_stand_for_the_sensors_edges_and_are_reported():
     got = context_of(["low", 30.0, 100, 450, "high", 399])
-    np.testing.assert_array_equal(got.glucose_mg_dl, [[40, 40, 100, 400, 400, 399]])
+    np.testing.assert_array_equal(got.glucose_mg_dl, [40, 40, 100, 400, 400, 399])
     assert any("4 readings lie outside what a sensor can tell" in warning for warning in got.warnings)
-    np.testing.assert_array_equal(context_of(["low"] * 6, unit="mmol/L").glucose_mg_dl, [[40] * 6])
+    np.testing.assert_array_equal(context_of(["low"] * 6, unit="mmol/L").glucose_mg_dl, [40] * 6)
 
 
 def test_the_time_of_day_is_the_patients_own_and_masked_where_unknown():
     readings = ending([100.0] * 6)
-    summer = context_from(readings, "mg/dL", SHORT, utc_offset=dt.timedelta(hours=-7))
-    assert summer.minute_of_day == [5 * 60]
-    unknown = context_from(readings, "mg/dL", SHORT)
-    assert np.isnan(unknown.minute_of_day).all()
+    summer = context_from(Readings.of(readings), "mg/dL", SHORT, utc_offset=dt.timedelta(hours=-7))
+    assert summer.minute_of_day == 5 * 60
+    unknown = context_from(Readings.of(readings), "mg/dL", SHORT)
+    assert np.isnan(unknown.minute_of_day)
     assert any("does not know the time of day" in warning for warning in unknown.warnings)
 
 
@@ -168,9 +181,9 @@ def test_instants_are_compared_whatever_zone_they_are_written_in():
     east = dt.timezone(dt.timedelta(hours=9))
     readings = ending([100.0, 110, 120, 130, 140, 150])
     mixed = [Reading(r.time.astimezone(east) if k % 2 else r.time, r.value) for k, r in enumerate(readings)]
-    got = context_from(mixed, "mg/dL", SHORT)
-    assert got.origin == LAST
-    np.testing.assert_array_equal(got.glucose_mg_dl, [[100, 110, 120, 130, 140, 150]])
+    got = context_from(Readings.of(mixed), "mg/dL", SHORT)
+    assert got.origin == AT
+    np.testing.assert_array_equal(got.glucose_mg_dl, [100, 110, 120, 130, 140, 150])
 
 
 @pytest.mark.parametrize(
@@ -202,14 +215,14 @@ def test_an_unknown_zone_is_refused_with_an_example(zone):
             "readings[1].time",
         ),
         (ending([100.0] * 6, minutes=0), "reading 1 has the same time .* send one reading", "readings[1].time"),
-        (ending([100.0, float("nan")] * 3), "a reading is not a number; leave missing readings out", "readings"),
+        (ending([100.0, float("nan")] * 3), "a reading is not a number; leave missing readings out", "readings[1]"),
         (ending([100.0] * 5 + [0.0]), "outside 10 to 600 mg/dL .the first is 0.; leave missing", "readings[5]"),
         (ending([5.5] * 6), "the unit is ambiguous.*5.5; give the unit mmol/L", "unit"),
     ],
 )
 def test_unusable_readings_are_refused_in_a_sentence_that_says_what_to_do(readings, sentence, field):
     with pytest.raises(InvalidReadings, match=sentence) as refused:
-        context_from(readings, "mg/dL", SHORT)
+        context_from(Readings.of(readings), "mg/dL", SHORT)
     assert refused.value.field == field
 
 
@@ -225,18 +238,18 @@ def test_too_few_readings_say_how_many_minutes_are_needed():
 
 def test_a_last_reading_may_be_15_minutes_older_than_as_of_and_no_more():
     readings = ending([100.0] * 6)
-    assert context_from(readings, "mg/dL", SHORT, as_of=LAST + 15 * MINUTE).origin == LAST
+    assert context_from(Readings.of(readings), "mg/dL", SHORT, as_of=AT + 15 * 60).origin == AT
     with pytest.raises(InsufficientData, match="16 minutes older than as_of; at most 15 are allowed: send newer"):
-        context_from(readings, "mg/dL", SHORT, as_of=LAST + 16 * MINUTE)
+        context_from(Readings.of(readings), "mg/dL", SHORT, as_of=AT + 16 * 60)
     with pytest.raises(InsufficientData):
-        context_from(readings, "mg/dL", SHORT, as_of=LAST + 15 * MINUTE + dt.timedelta(seconds=1))
+        context_from(Readings.of(readings), "mg/dL", SHORT, as_of=AT + 15 * 60 + 1)
 
 
 def test_a_last_reading_may_be_2_minutes_ahead_and_no_more():
     readings = ending([100.0] * 6)
-    assert context_from(readings, "mg/dL", SHORT, as_of=LAST - 2 * MINUTE).origin == LAST
+    assert context_from(Readings.of(readings), "mg/dL", SHORT, as_of=AT - 2 * 60).origin == AT
     with pytest.raises(InvalidReadings, match="3 minutes ahead of as_of; at most 2 are allowed: correct the time"):
-        context_from(readings, "mg/dL", SHORT, as_of=LAST - 3 * MINUTE)
+        context_from(Readings.of(readings), "mg/dL", SHORT, as_of=AT - 3 * 60)
     with pytest.raises(InvalidReadings, match="ahead of the clock of this service"):
-        context_from(readings, "mg/dL", SHORT, now=LAST - 3 * MINUTE)
-    assert context_from(readings, "mg/dL", SHORT, now=LAST + dt.timedelta(days=900)).origin == LAST
+        context_from(Readings.of(readings), "mg/dL", SHORT, now=AT - 3 * 60)
+    assert context_from(Readings.of(readings), "mg/dL", SHORT, now=AT + 900 * 86_400).origin == AT

@@ -17,7 +17,7 @@ ascending = st.lists(st.floats(10, 600), min_size=9, max_size=9, unique=True).ma
 
 
 def forecasts_of(quantiles: list[float]) -> Forecasts:
-    return Forecasts(np.full((1, 1), quantiles[4]), np.array([[quantiles]]), QUANTILES)
+    return Forecasts.of(np.full((1, 1), quantiles[4]), np.array([[quantiles]]), QUANTILES)
 
 
 @given(ascending, st.floats(0, 700))

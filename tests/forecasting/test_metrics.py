@@ -59,7 +59,7 @@ def scored() -> dict:
     mean[0, 5], mean[0, 11], mean[1:, 5], mean[1:, 11] = 160, 130, 190, 999
     windows = Windows(ids, np.arange(4).astype("datetime64[s]"), np.full((4, 36), 150.0), target, np.zeros(4))
     quantiles = mean[..., None] + np.linspace(-45, 45, 9)
-    return metrics.score_patients(windows, Forecasts(mean, quantiles, QUANTILES), {30: 5, 60: 11})
+    return metrics.score_patients(windows, Forecasts.of(mean, quantiles, QUANTILES), {30: 5, 60: 11})
 
 
 def test_every_patient_is_scored_alone_where_its_own_targets_are_real(scored):

@@ -10,7 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from forecasting.errors import IntegrityError, InvalidInput, InvalidSetting, NotFound, RegistryUnavailable
-from forecasting.registry import DIGEST_TAG, Registry, Version, model_name, parse_reference
+from forecasting.references import DIGEST_TAG, Version, model_name, parse_reference
+from forecasting.registry import Registry
 
 
 def stored(version: Version, name: str = "model.onnx") -> Path:
@@ -109,9 +110,9 @@ def test_a_flipped_byte_in_the_store_is_refused_by_name_and_others_are_served(re
     flip(stored(damaged))
     with pytest.raises(IntegrityError, match=r"flip-1 version 1 is refused: published/model.onnx is not the file"):
         registry.fetch(damaged)
-    assert not (registry.cache / damaged.digest).exists()
+    assert not (registry.cache.folder / damaged.digest).exists()
     assert registry.fetch(whole).digest == whole.digest
-    assert not list(registry.cache.glob("fetch-*"))
+    assert not list(registry.cache.folder.glob("fetch-*"))
 
 
 @pytest.mark.parametrize("lost", [True, False])
@@ -156,7 +157,7 @@ def test_a_bundle_made_for_another_model_is_refused(registry, publish):
 @pytest.mark.parametrize("digest", ["", ".", "../victim", "f" * 63, "F" * 64])
 def test_a_digest_that_is_none_never_names_a_folder_to_delete(registry, publish, digest):
     version = publish("tag-1")
-    victim = registry.cache.parent / "victim"
+    victim = registry.cache.folder.parent / "victim"
     victim.mkdir(exist_ok=True)
     client = MlflowClient(registry.uri, registry.uri)
     client.set_model_version_tag("tag-1", version.version, DIGEST_TAG, digest)

@@ -3,19 +3,25 @@
 import asyncio
 import datetime as dt
 import threading
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import numpy as np
 import onnx
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import TensorProto, helper, numpy_helper
+from prometheus_client.parser import text_string_to_metric_families
 
 from forecasting.bundle import Bundle, ModelSpec, write_bundle
 from forecasting.context import Reading
-from forecasting.registry import Registry, Version
+from forecasting.references import Version
+from forecasting.registry import Registry
 from services.client import ForecastClient
 from services.inference.service import Running, running
 from services.inference.settings import Settings
@@ -84,11 +90,49 @@ def shelf(tmp_path_factory) -> Shelf:
     return made
 
 
+def health_of(address: str, name: str) -> int:
+    """What health says under a name."""
+    with grpc.insecure_channel(address) as channel:
+        request = health_pb2.HealthCheckRequest(service=name)
+        return health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status
+
+
+def becomes_ready(address: str, seconds: float = 10.0) -> bool:
+    """Is it ready within so long?"""
+    return holds(lambda: health_of(address, "ready") == health_pb2.HealthCheckResponse.SERVING, seconds)
+
+
+def holds(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Does a condition come true within so long?"""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def scrape(url: str) -> str:
+    """What /metrics says."""
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return answer.read().decode()
+
+
+def samples(text: str, series: str, **labels: str) -> list[float]:
+    """The values of a series that have these labels."""
+    return [
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == series and labels.items() <= sample.labels.items()
+    ]
+
+
 @contextmanager
 def service_of(**given: object) -> Iterator[Running]:
-    """A service in an event loop of its own thread, so that tests may block."""
+    """A service in an event loop of its own thread, so that tests may block. It follows the registry closely."""
     began, ended, box = threading.Event(), threading.Event(), []
-    settings = Settings(port=0, metrics_port=0, drain_seconds=1.0, **given)
+    settings = Settings(port=0, metrics_port=0, drain_seconds=1.0, **{"refresh_seconds": 0.1, **given})
 
     async def live() -> None:
         async with running(settings) as where:
@@ -108,7 +152,8 @@ def service_of(**given: object) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def service(shelf, tmp_path_factory) -> Iterator[Running]:
-    with service_of(registry=shelf.registry.uri, cache=tmp_path_factory.mktemp("cache")) as where:
+    with service_of(registry=shelf.registry.uri, cache=tmp_path_factory.mktemp("cache"), alarm_low=0.2) as where:
+        assert becomes_ready(where.address)
         yield where
 
 

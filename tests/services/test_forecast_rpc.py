@@ -71,7 +71,10 @@ def test_a_patients_own_champion_comes_before_the_populations(client, readings):
 def test_a_named_model_is_used_whoever_asks(client, readings, shelf, reference):
     answer = client.forecast("570", readings, "mg/dL", model=reference)
     assert answer.model == pb.ModelVersion(
-        name="virtual-population", version="1", digest=shelf.registry.resolve("virtual-population").digest
+        name="virtual-population",
+        version="1",
+        digest=shelf.registry.resolve("virtual-population").digest,
+        alias="" if reference.endswith("/1") else "champion",
     )
 
 

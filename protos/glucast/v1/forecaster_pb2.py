@@ -23,33 +23,72 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/glucast/v1/forecaster.proto\x12\nglucast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x7f\n\x07Reading\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x05value\x18\x02 \x01(\x01H\x00\x12.\n\x0cout_of_range\x18\x03 \x01(\x0e\x32\x16.glucast.v1.OutOfRangeH\x00\x42\t\n\x07glucose\"\xe7\x01\n\x0f\x46orecastRequest\x12\x12\n\npatient_id\x18\x01 \x01(\t\x12\x1e\n\x04unit\x18\x02 \x01(\x0e\x32\x10.glucast.v1.Unit\x12%\n\x08readings\x18\x03 \x03(\x0b\x32\x13.glucast.v1.Reading\x12\x1c\n\x12utc_offset_minutes\x18\x04 \x01(\x11H\x00\x12\x13\n\ttime_zone\x18\x05 \x01(\tH\x00\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x07 \x01(\tB\x0c\n\nlocal_time\"=\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\".\n\x08Quantile\x12\r\n\x05level\x18\x01 \x01(\x01\x12\x13\n\x0bvalue_mg_dl\x18\x02 \x01(\x01\"\x8d\x01\n\rForecastPoint\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rminutes_ahead\x18\x02 \x01(\x05\x12\x12\n\nmean_mg_dl\x18\x03 \x01(\x01\x12\'\n\tquantiles\x18\x04 \x03(\x0b\x32\x14.glucast.v1.Quantile\"B\n\x04Risk\x12\x15\n\rminutes_ahead\x18\x01 \x01(\x05\x12\x10\n\x08\x62\x65low_70\x18\x02 \x01(\x01\x12\x11\n\tabove_180\x18\x03 \x01(\x01\"\xf1\x01\n\x10\x46orecastResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.glucast.v1.ModelVersion\x12*\n\x06origin\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06points\x18\x03 \x03(\x0b\x32\x19.glucast.v1.ForecastPoint\x12\x1f\n\x05risks\x18\x04 \x03(\x0b\x32\x10.glucast.v1.Risk\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x19\n\x0c\x63linical_use\x18\x06 \x01(\x08H\x00\x88\x01\x01\x42\x0f\n\r_clinical_use*3\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\t\n\x05MG_DL\x10\x01\x12\n\n\x06MMOL_L\x10\x02*=\n\nOutOfRange\x12\x1c\n\x18OUT_OF_RANGE_UNSPECIFIED\x10\x00\x12\x07\n\x03LOW\x10\x01\x12\x08\n\x04HIGH\x10\x02\x32S\n\nForecaster\x12\x45\n\x08\x46orecast\x12\x1b.glucast.v1.ForecastRequest\x1a\x1c.glucast.v1.ForecastResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/glucast/v1/forecaster.proto\x12\nglucast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x7f\n\x07Reading\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x05value\x18\x02 \x01(\x01H\x00\x12.\n\x0cout_of_range\x18\x03 \x01(\x0e\x32\x16.glucast.v1.OutOfRangeH\x00\x42\t\n\x07glucose\"\x8f\x02\n\x0f\x46orecastRequest\x12\x12\n\npatient_id\x18\x01 \x01(\t\x12\x1e\n\x04unit\x18\x02 \x01(\x0e\x32\x10.glucast.v1.Unit\x12%\n\x08readings\x18\x03 \x03(\x0b\x32\x13.glucast.v1.Reading\x12\x1c\n\x12utc_offset_minutes\x18\x04 \x01(\x11H\x00\x12\x13\n\ttime_zone\x18\x05 \x01(\tH\x00\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x07 \x01(\t\x12&\n\x08priority\x18\x08 \x01(\x0e\x32\x14.glucast.v1.PriorityB\x0c\n\nlocal_time\"L\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\r\n\x05\x61lias\x18\x04 \x01(\t\".\n\x08Quantile\x12\r\n\x05level\x18\x01 \x01(\x01\x12\x13\n\x0bvalue_mg_dl\x18\x02 \x01(\x01\"\x8d\x01\n\rForecastPoint\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rminutes_ahead\x18\x02 \x01(\x05\x12\x12\n\nmean_mg_dl\x18\x03 \x01(\x01\x12\'\n\tquantiles\x18\x04 \x03(\x0b\x32\x14.glucast.v1.Quantile\"B\n\x04Risk\x12\x15\n\rminutes_ahead\x18\x01 \x01(\x05\x12\x10\n\x08\x62\x65low_70\x18\x02 \x01(\x01\x12\x11\n\tabove_180\x18\x03 \x01(\x01\"\x86\x02\n\x10\x46orecastResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.glucast.v1.ModelVersion\x12*\n\x06origin\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06points\x18\x03 \x03(\x0b\x32\x19.glucast.v1.ForecastPoint\x12\x1f\n\x05risks\x18\x04 \x03(\x0b\x32\x10.glucast.v1.Risk\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x19\n\x0c\x63linical_use\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x13\n\x0b\x66orecast_id\x18\x07 \x01(\tB\x0f\n\r_clinical_use\"E\n\x14\x46orecastBatchRequest\x12-\n\x08requests\x18\x01 \x03(\x0b\x32\x1b.glucast.v1.ForecastRequest\"D\n\x15\x46orecastBatchResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.glucast.v1.ForecastResult\"t\n\x0e\x46orecastResult\x12\x30\n\x08\x66orecast\x18\x01 \x01(\x0b\x32\x1c.glucast.v1.ForecastResponseH\x00\x12%\n\x07problem\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"k\n\x0eMonitorRequest\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x18.glucast.v1.MonitorStartH\x00\x12&\n\x07reading\x18\x02 \x01(\x0b\x32\x13.glucast.v1.ReadingH\x00\x42\x06\n\x04step\"\xce\x01\n\x0cMonitorStart\x12\x12\n\npatient_id\x18\x01 \x01(\t\x12\x1e\n\x04unit\x18\x02 \x01(\x0e\x32\x10.glucast.v1.Unit\x12\x1c\n\x12utc_offset_minutes\x18\x03 \x01(\x11H\x00\x12\x13\n\ttime_zone\x18\x04 \x01(\tH\x00\x12\r\n\x05model\x18\x05 \x01(\t\x12$\n\x07history\x18\x06 \x03(\x0b\x32\x13.glucast.v1.Reading\x12\x14\n\x0c\x66orecast_ids\x18\x07 \x03(\tB\x0c\n\nlocal_time\"\xe7\x01\n\x0fMonitorResponse\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x03use\x18\x02 \x01(\x0e\x32\x16.glucast.v1.ReadingUse\x12\x30\n\x08\x66orecast\x18\x03 \x01(\x0b\x32\x1c.glucast.v1.ForecastResponseH\x00\x12%\n\x07problem\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12!\n\x06\x61larms\x18\x05 \x03(\x0b\x32\x11.glucast.v1.AlarmB\t\n\x07outcome\"h\n\x05\x41larm\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.glucast.v1.AlarmKind\x12\x15\n\rminutes_ahead\x18\x02 \x01(\x05\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\x12\x0e\n\x06is_new\x18\x04 \x01(\x08\"=\n\x14ReportOutcomeRequest\x12%\n\x08outcomes\x18\x01 \x03(\x0b\x32\x13.glucast.v1.Outcome\"e\n\x07Outcome\x12\x13\n\x0b\x66orecast_id\x18\x01 \x01(\t\x12\x1e\n\x04unit\x18\x02 \x01(\x0e\x32\x10.glucast.v1.Unit\x12%\n\x08readings\x18\x03 \x03(\x0b\x32\x13.glucast.v1.Reading\"C\n\x15ReportOutcomeResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.glucast.v1.OutcomeResult\"K\n\rOutcomeResult\x12\x15\n\rminutes_ahead\x18\x01 \x03(\x05\x12#\n\x07problem\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"\'\n\x11ListModelsRequest\x12\x12\n\npatient_id\x18\x01 \x01(\t\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.glucast.v1.ModelDescription\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x81\x02\n\x10ModelDescription\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.glucast.v1.ModelVersion\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x10\n\x08\x62\x61\x63kbone\x18\x03 \x01(\t\x12\x18\n\x10sampling_minutes\x18\x04 \x01(\x05\x12\x17\n\x0f\x63ontext_minutes\x18\x05 \x01(\x05\x12\x17\n\x0fhorizon_minutes\x18\x06 \x01(\x05\x12\x19\n\x11longest_gap_steps\x18\x07 \x01(\x05\x12\x17\n\x0fquantile_levels\x18\x08 \x03(\x01\x12!\n\x06scores\x18\t \x03(\x0b\x32\x11.glucast.v1.Score\"l\n\x05Score\x12\x15\n\rminutes_ahead\x18\x01 \x01(\x05\x12\x12\n\nrmse_mg_dl\x18\x02 \x01(\x01\x12\x11\n\tmae_mg_dl\x18\x03 \x01(\x01\x12\x13\n\x0b\x63overage_90\x18\x04 \x01(\x01\x12\x10\n\x08patients\x18\x05 \x01(\x05*3\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\t\n\x05MG_DL\x10\x01\x12\n\n\x06MMOL_L\x10\x02*=\n\nOutOfRange\x12\x1c\n\x18OUT_OF_RANGE_UNSPECIFIED\x10\x00\x12\x07\n\x03LOW\x10\x01\x12\x08\n\x04HIGH\x10\x02*?\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x0f\n\x0bINTERACTIVE\x10\x01\x12\x08\n\x04\x42ULK\x10\x02*w\n\nReadingUse\x12\x1b\n\x17READING_USE_UNSPECIFIED\x10\x00\x12\n\n\x06NEWEST\x10\x01\x12\x08\n\x04LATE\x10\x02\x12\r\n\tCORRECTED\x10\x03\x12\r\n\tDUPLICATE\x10\x04\x12\x0b\n\x07TOO_OLD\x10\x05\x12\x0b\n\x07REFUSED\x10\x06*g\n\tAlarmKind\x12\x1a\n\x16\x41LARM_KIND_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOW_NOW\x10\x01\x12\x0c\n\x08HIGH_NOW\x10\x02\x12\x10\n\x0cLOW_EXPECTED\x10\x03\x12\x11\n\rHIGH_EXPECTED\x10\x04\x32\xdb\x03\n\nForecaster\x12\x45\n\x08\x46orecast\x12\x1b.glucast.v1.ForecastRequest\x1a\x1c.glucast.v1.ForecastResponse\x12T\n\rForecastBatch\x12 .glucast.v1.ForecastBatchRequest\x1a!.glucast.v1.ForecastBatchResponse\x12\x46\n\x07Monitor\x12\x1a.glucast.v1.MonitorRequest\x1a\x1b.glucast.v1.MonitorResponse(\x01\x30\x01\x12T\n\rReportOutcome\x12 .glucast.v1.ReportOutcomeRequest\x1a!.glucast.v1.ReportOutcomeResponse\x12K\n\nListModels\x12\x1d.glucast.v1.ListModelsRequest\x1a\x1e.glucast.v1.ListModelsResponse\x12\x45\n\x08GetModel\x12\x1b.glucast.v1.GetModelRequest\x1a\x1c.glucast.v1.ModelDescriptionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.glucast.v1.forecaster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UNIT']._serialized_start=1013
-  _globals['_UNIT']._serialized_end=1064
-  _globals['_OUTOFRANGE']._serialized_start=1066
-  _globals['_OUTOFRANGE']._serialized_end=1127
-  _globals['_READING']._serialized_start=83
-  _globals['_READING']._serialized_end=210
-  _globals['_FORECASTREQUEST']._serialized_start=213
-  _globals['_FORECASTREQUEST']._serialized_end=444
-  _globals['_MODELVERSION']._serialized_start=446
-  _globals['_MODELVERSION']._serialized_end=507
-  _globals['_QUANTILE']._serialized_start=509
-  _globals['_QUANTILE']._serialized_end=555
-  _globals['_FORECASTPOINT']._serialized_start=558
-  _globals['_FORECASTPOINT']._serialized_end=699
-  _globals['_RISK']._serialized_start=701
-  _globals['_RISK']._serialized_end=767
-  _globals['_FORECASTRESPONSE']._serialized_start=770
-  _globals['_FORECASTRESPONSE']._serialized_end=1011
-  _globals['_FORECASTER']._serialized_start=1129
-  _globals['_FORECASTER']._serialized_end=1212
+  _globals['_UNIT']._serialized_start=2856
+  _globals['_UNIT']._serialized_end=2907
+  _globals['_OUTOFRANGE']._serialized_start=2909
+  _globals['_OUTOFRANGE']._serialized_end=2970
+  _globals['_PRIORITY']._serialized_start=2972
+  _globals['_PRIORITY']._serialized_end=3035
+  _globals['_READINGUSE']._serialized_start=3037
+  _globals['_READINGUSE']._serialized_end=3156
+  _globals['_ALARMKIND']._serialized_start=3158
+  _globals['_ALARMKIND']._serialized_end=3261
+  _globals['_READING']._serialized_start=108
+  _globals['_READING']._serialized_end=235
+  _globals['_FORECASTREQUEST']._serialized_start=238
+  _globals['_FORECASTREQUEST']._serialized_end=509
+  _globals['_MODELVERSION']._serialized_start=511
+  _globals['_MODELVERSION']._serialized_end=587
+  _globals['_QUANTILE']._serialized_start=589
+  _globals['_QUANTILE']._serialized_end=635
+  _globals['_FORECASTPOINT']._serialized_start=638
+  _globals['_FORECASTPOINT']._serialized_end=779
+  _globals['_RISK']._serialized_start=781
+  _globals['_RISK']._serialized_end=847
+  _globals['_FORECASTRESPONSE']._serialized_start=850
+  _globals['_FORECASTRESPONSE']._serialized_end=1112
+  _globals['_FORECASTBATCHREQUEST']._serialized_start=1114
+  _globals['_FORECASTBATCHREQUEST']._serialized_end=1183
+  _globals['_FORECASTBATCHRESPONSE']._serialized_start=1185
+  _globals['_FORECASTBATCHRESPONSE']._serialized_end=1253
+  _globals['_FORECASTRESULT']._serialized_start=1255
+  _globals['_FORECASTRESULT']._serialized_end=1371
+  _globals['_MONITORREQUEST']._serialized_start=1373
+  _globals['_MONITORREQUEST']._serialized_end=1480
+  _globals['_MONITORSTART']._serialized_start=1483
+  _globals['_MONITORSTART']._serialized_end=1689
+  _globals['_MONITORRESPONSE']._serialized_start=1692
+  _globals['_MONITORRESPONSE']._serialized_end=1923
+  _globals['_ALARM']._serialized_start=1925
+  _globals['_ALARM']._serialized_end=2029
+  _globals['_REPORTOUTCOMEREQUEST']._serialized_start=2031
+  _globals['_REPORTOUTCOMEREQUEST']._serialized_end=2092
+  _globals['_OUTCOME']._serialized_start=2094
+  _globals['_OUTCOME']._serialized_end=2195
+  _globals['_REPORTOUTCOMERESPONSE']._serialized_start=2197
+  _globals['_REPORTOUTCOMERESPONSE']._serialized_end=2264
+  _globals['_OUTCOMERESULT']._serialized_start=2266
+  _globals['_OUTCOMERESULT']._serialized_end=2341
+  _globals['_LISTMODELSREQUEST']._serialized_start=2343
+  _globals['_LISTMODELSREQUEST']._serialized_end=2382
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2384
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2450
+  _globals['_GETMODELREQUEST']._serialized_start=2452
+  _globals['_GETMODELREQUEST']._serialized_end=2484
+  _globals['_MODELDESCRIPTION']._serialized_start=2487
+  _globals['_MODELDESCRIPTION']._serialized_end=2744
+  _globals['_SCORE']._serialized_start=2746
+  _globals['_SCORE']._serialized_end=2854
+  _globals['_FORECASTER']._serialized_start=3264
+  _globals['_FORECASTER']._serialized_end=3739
 # @@protoc_insertion_point(module_scope)

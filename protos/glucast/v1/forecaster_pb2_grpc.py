@@ -26,7 +26,14 @@ if _version_not_supported:
 
 
 class ForecasterStub:
-    """Missing associated documentation comment in .proto file."""
+    """Every method may also answer
+
+    INVALID_ARGUMENT     with google.rpc.BadRequest details, which name the field
+    RESOURCE_EXHAUSTED   more waits than can be answered in time; google.rpc.RetryInfo says when to try again
+    DEADLINE_EXCEEDED    the answer would come after the caller's deadline, and was not computed
+    UNAVAILABLE          no model to answer with yet, or the service is stopping; try again
+    INTERNAL             a fault of the service, with an id that its log explains
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -39,10 +46,42 @@ class ForecasterStub:
                 request_serializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ForecastRequest.SerializeToString,
                 response_deserializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ForecastResponse.FromString,
                 _registered_method=True)
+        self.ForecastBatch = channel.unary_unary(
+                '/glucast.v1.Forecaster/ForecastBatch',
+                request_serializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ForecastBatchRequest.SerializeToString,
+                response_deserializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ForecastBatchResponse.FromString,
+                _registered_method=True)
+        self.Monitor = channel.stream_stream(
+                '/glucast.v1.Forecaster/Monitor',
+                request_serializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.MonitorRequest.SerializeToString,
+                response_deserializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.MonitorResponse.FromString,
+                _registered_method=True)
+        self.ReportOutcome = channel.unary_unary(
+                '/glucast.v1.Forecaster/ReportOutcome',
+                request_serializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ReportOutcomeRequest.SerializeToString,
+                response_deserializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ReportOutcomeResponse.FromString,
+                _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/glucast.v1.Forecaster/ListModels',
+                request_serializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.GetModel = channel.unary_unary(
+                '/glucast.v1.Forecaster/GetModel',
+                request_serializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ModelDescription.FromString,
+                _registered_method=True)
 
 
 class ForecasterServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Every method may also answer
+
+    INVALID_ARGUMENT     with google.rpc.BadRequest details, which name the field
+    RESOURCE_EXHAUSTED   more waits than can be answered in time; google.rpc.RetryInfo says when to try again
+    DEADLINE_EXCEEDED    the answer would come after the caller's deadline, and was not computed
+    UNAVAILABLE          no model to answer with yet, or the service is stopping; try again
+    INTERNAL             a fault of the service, with an id that its log explains
+    """
 
     def Forecast(self, request, context):
         """Forecasts one person's glucose from the readings sent with the request; nothing is kept.
@@ -51,7 +90,48 @@ class ForecasterServicer:
         FAILED_PRECONDITION  a normal answer: too few readings, a gap that the model does not fill, a stale last reading
         NOT_FOUND            no such model or version, or no champion to route the patient to
         DATA_LOSS            the model's files are not what was published; no other model is affected
-        UNAVAILABLE          the registry does not answer, or the service is stopping; try again
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForecastBatch(self, request, context):
+        """Forecasts up to 1,024 people at once: one result for each request, in their order. What is wrong with one is its
+        own result and nobody else's; the call itself fails only for a message that has none or too many.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Monitor(self, request_iterator, context):
+        """Forecasts one person as the sensor reads: MonitorStart first, then readings as they come; one response for each
+        reading, in order. A reading that cannot be used is answered with its problem and the stream goes on. The service
+        keeps the last hours of readings while the stream is open, and compares its forecasts with what really came.
+
+        To go on after a broken stream, or with another replica, start anew with the last hours in `history`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportOutcome(self, request, context):
+        """Tells what really came after forecasts, for the service's live accuracy (see its metrics).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
+        """The models that may answer: the population's, and the patient's own where a patient is named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModel(self, request, context):
+        """What one model version takes, gives and scored.
+
+        NOT_FOUND, DATA_LOSS  as for Forecast
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -65,6 +145,31 @@ def add_ForecasterServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ForecastRequest.FromString,
                     response_serializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ForecastResponse.SerializeToString,
             ),
+            'ForecastBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForecastBatch,
+                    request_deserializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ForecastBatchRequest.FromString,
+                    response_serializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ForecastBatchResponse.SerializeToString,
+            ),
+            'Monitor': grpc.stream_stream_rpc_method_handler(
+                    servicer.Monitor,
+                    request_deserializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.MonitorRequest.FromString,
+                    response_serializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.MonitorResponse.SerializeToString,
+            ),
+            'ReportOutcome': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportOutcome,
+                    request_deserializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ReportOutcomeRequest.FromString,
+                    response_serializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ReportOutcomeResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ListModelsRequest.FromString,
+                    response_serializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'GetModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModel,
+                    request_deserializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.GetModelRequest.FromString,
+                    response_serializer=protos_dot_glucast_dot_v1_dot_forecaster__pb2.ModelDescription.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'glucast.v1.Forecaster', rpc_method_handlers)
@@ -74,7 +179,14 @@ def add_ForecasterServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Forecaster:
-    """Missing associated documentation comment in .proto file."""
+    """Every method may also answer
+
+    INVALID_ARGUMENT     with google.rpc.BadRequest details, which name the field
+    RESOURCE_EXHAUSTED   more waits than can be answered in time; google.rpc.RetryInfo says when to try again
+    DEADLINE_EXCEEDED    the answer would come after the caller's deadline, and was not computed
+    UNAVAILABLE          no model to answer with yet, or the service is stopping; try again
+    INTERNAL             a fault of the service, with an id that its log explains
+    """
 
     @staticmethod
     def Forecast(request,
@@ -93,6 +205,141 @@ class Forecaster:
             '/glucast.v1.Forecaster/Forecast',
             protos_dot_glucast_dot_v1_dot_forecaster__pb2.ForecastRequest.SerializeToString,
             protos_dot_glucast_dot_v1_dot_forecaster__pb2.ForecastResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForecastBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glucast.v1.Forecaster/ForecastBatch',
+            protos_dot_glucast_dot_v1_dot_forecaster__pb2.ForecastBatchRequest.SerializeToString,
+            protos_dot_glucast_dot_v1_dot_forecaster__pb2.ForecastBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Monitor(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/glucast.v1.Forecaster/Monitor',
+            protos_dot_glucast_dot_v1_dot_forecaster__pb2.MonitorRequest.SerializeToString,
+            protos_dot_glucast_dot_v1_dot_forecaster__pb2.MonitorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportOutcome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glucast.v1.Forecaster/ReportOutcome',
+            protos_dot_glucast_dot_v1_dot_forecaster__pb2.ReportOutcomeRequest.SerializeToString,
+            protos_dot_glucast_dot_v1_dot_forecaster__pb2.ReportOutcomeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glucast.v1.Forecaster/ListModels',
+            protos_dot_glucast_dot_v1_dot_forecaster__pb2.ListModelsRequest.SerializeToString,
+            protos_dot_glucast_dot_v1_dot_forecaster__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glucast.v1.Forecaster/GetModel',
+            protos_dot_glucast_dot_v1_dot_forecaster__pb2.GetModelRequest.SerializeToString,
+            protos_dot_glucast_dot_v1_dot_forecaster__pb2.ModelDescription.FromString,
             options,
             channel_credentials,
             insecure,
