@@ -134,7 +134,10 @@ def batch(
     messages: Annotated[int, typer.Option(help="messages of a round")] = 24,
     concurrency: Annotated[int, typer.Option(help="messages under way at once")] = 2,
 ) -> None:
-    """Throughput of ForecastBatch against the bare ONNX session on the same windows, both with one thread."""
+    """Throughput of ForecastBatch against the bare ONNX session on the same windows.
+
+    The session has one thread, as every network of the service has; the service computes two batches at a time.
+    """
     with tempfile.TemporaryDirectory() as folder, serving(shelf := stocked(Path(folder))) as service:
         payload = pb.ForecastBatchRequest(requests=[request_for(k) for k in range(people)]).SerializeToString()
         forecaster, x = _network_and_windows(shelf, people)

@@ -27,6 +27,7 @@ from services.inference.telemetry import ModelTelemetry
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 CAUTION = 1.5  # an accepted forecast that comes too late is worse than one refused in time
+SWEEP_SECONDS = 0.05  # between two walks through a full queue for those who gave up
 LEARNING = 0.2  # weight of the newest batch in the running mean of how long a forecast takes
 TOO_LATE = "the forecast would come after its deadline and was not computed; allow more time, or try again"
 
@@ -125,7 +126,7 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._running = 0
         self._is_held = False
-        self._gathering_since = 0.0
+        self._gathering_since = self._swept_at = 0.0
         self._seconds_each = 0.0  # running mean; 0 until the first batch has shown it
 
     def submit(self, job: Job[T], deadline: float | None = None, bulk: bool = False) -> "asyncio.Future[T]":
@@ -155,7 +156,8 @@ class Batcher:
 
     def _admit(self, now: float, deadline: float | None, bulk: bool) -> None:
         """Raises Overloaded; bulk never takes the place of what is not."""
-        if self._ahead(bulk) >= self._limits.queue:
+        if self._ahead(bulk) >= self._limits.queue and now - self._swept_at > SWEEP_SECONDS:
+            self._swept_at = now
             self._drop_unwanted(now)
         ahead = self._ahead(bulk)
         expected = self._expected_seconds(ahead)
