@@ -132,7 +132,7 @@ async def _streaming(address: str, people: int, readings: int, seconds_apart: fl
     async with grpc.aio.insecure_channel(address) as channel:
         stub = forecaster_pb2_grpc.ForecasterStub(channel)
         await channel.channel_ready()
-        began = time.perf_counter() + 1.0
+        began = time.perf_counter() + 4.0
         await asyncio.gather(*[_person(stub, answers, k, readings, seconds_apart, began) for k in range(people)])
     return answers
 
@@ -143,6 +143,7 @@ async def _person(stub: Any, answers: Answers, k: int, count: int, apart: float,
     history = [pb.Reading(value=100 + (7 * k + n) % 60) for n in range(40)]
     for n, reading in enumerate(history):
         reading.time.seconds = last - 300 * (40 - n)
+    await asyncio.sleep(k / 400)  # hundreds in one instant are refused, to come again
     stream = stub.Monitor()
     start = pb.MonitorStart(patient_id=f"person-{k}", unit=pb.MG_DL, utc_offset_minutes=0, history=history)
     await stream.write(pb.MonitorRequest(start=start))

@@ -45,8 +45,8 @@ STATUS = {
 OPTIONS = (
     ("grpc.max_receive_message_length", 8 << 20),  # bytes; also what limits the work of one request
     ("grpc.max_concurrent_streams", 4096),  # of one connection; what waits beyond them waits at the caller
-    ("grpc.server.max_pending_requests", 1024),  # read and not yet taken up; more are refused by gRPC itself,
-    ("grpc.server.max_pending_requests_hard_limit", 1536),  # which costs far less than refusing them here
+    ("grpc.server.max_pending_requests", 192),  # read and not yet taken up; more are refused by gRPC itself,
+    ("grpc.server.max_pending_requests_hard_limit", 384),  # which costs far less than refusing them here
     ("grpc.max_connection_age_ms", 300_000),  # balancers choose per connection: let them choose again
     ("grpc.max_connection_age_grace_ms", 30_000),
 )

@@ -28,7 +28,7 @@ from services.inference.truth import LiveAccuracy
 from services.serving import READY, GrpcServer
 
 SERVICE = forecaster_pb2.DESCRIPTOR.services_by_name["Forecaster"]
-BATCH_NICENESS = 5  # of the threads that compute, against 0 of the event loop
+BATCH_NICENESS = 15  # of the threads that compute, against 0 of the event loop
 MODEL_HEALTH = "model/"  # before a model's name, in the names that health knows
 
 _log = logging.getLogger("glucast.inference")
