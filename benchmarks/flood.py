@@ -31,21 +31,13 @@ class Answers:
         self.sent += other.sent
 
 
-def in_processes(count: int, work: Callable[..., Any], *given: Any) -> "Flood":
-    """Start `work(*given)` in `count` fresh processes."""
-    return Flood(count, work, given)
-
-
 class Flood:
-    """Processes under way; `answers()` waits for them all."""
+    """`work(*given)` under way in `count` fresh processes; `answers()` waits for them all."""
 
-    def __init__(self, count: int, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
+    def __init__(self, count: int, work: Callable[..., Answers], *given: Any) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._pool = spawn.Pool(count)
         self._results = [self._pool.apply_async(work, given) for _ in range(count)]
-
-    def is_running(self) -> bool:
-        return not all(result.ready() for result in self._results)
 
     def answers(self) -> Answers:
         total = Answers()

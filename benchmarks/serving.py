@@ -40,12 +40,12 @@ from benchmarks.service_under_test import (
 )
 from benchmarks.verdicts import console, spread, verdict
 from forecasting.bundle import read_bundle
-from forecasting.context import Context, Readings, context_from
+from forecasting.context import context_from
 from forecasting.encoding import encode
 from forecasting.forecaster import Forecaster
-from forecasting.windows import WindowShape
 from protos.glucast.v1 import forecaster_pb2 as pb
 from services.client import ForecastClient
+from services.inference.messages import query_from
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
 app.registered_commands += serving_load.app.registered_commands
@@ -115,16 +115,11 @@ def _network_and_windows(shelf: Shelf, count: int) -> tuple[Forecaster, np.ndarr
     """The champion, and what its network takes for the windows of `count` people."""
     forecaster = Forecaster.open(read_bundle(shelf.folder / "student-1"))
     shape = forecaster.spec.shape
-    contexts = [_context(request_for(k), shape) for k in range(count)]
+    queries = [query_from(request_for(k)) for k in range(count)]
+    contexts = [context_from(query.readings, query.unit, shape, utc_offset=query.utc_offset) for query in queries]
     glucose = np.stack([context.glucose_mg_dl for context in contexts])
     minutes = np.array([context.minute_of_day for context in contexts], np.float32)
     return forecaster, encode(glucose, minutes, shape.sampling_minutes, forecaster.spec.normalisation).x
-
-
-def _context(request: pb.ForecastRequest, shape: WindowShape) -> Context:
-    seconds = np.array([reading.time.seconds for reading in request.readings])
-    values = np.array([reading.value for reading in request.readings])
-    return context_from(Readings(seconds, values), "mg/dL", shape)
 
 
 @app.command()

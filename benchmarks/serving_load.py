@@ -16,7 +16,7 @@ import numpy as np
 import typer
 from grpc_health.v1 import health_pb2_grpc
 
-from benchmarks.flood import Answers, at_a_rate, in_processes, streaming, until_refused
+from benchmarks.flood import Answers, Flood, at_a_rate, streaming, until_refused
 from benchmarks.service_under_test import (
     BATCH,
     FORECAST,
@@ -94,9 +94,9 @@ def monitor(
         closed_loop(service.address, FORECAST, [request_for(0).SerializeToString()], 2000, 32)
         before = service.resident_mb
         with watched(service) as seen:
-            answers = in_processes(1, streaming, service.address, people, readings, apart).answers()
+            answers = Flood(1, streaming, service.address, people, readings, apart).answers()
         say(answers, seen)
-        again = in_processes(1, streaming, service.address, people, readings, apart).answers()
+        again = Flood(1, streaming, service.address, people, readings, apart).answers()
         after = service.resident_mb
         console.print(f"resident {before:.0f} MB before, {after:.0f} after twice as many streams had come and gone")
     verdict("readings answered with a forecast", answers.codes["forecast"] / answers.sent, 1.0, at_most=False)
@@ -121,10 +121,10 @@ def overload(
         closed_loop(service.address, FORECAST, [payload], 400, 64)
         capacity = 1500 / closed_loop(service.address, FORECAST, [payload], 1500, 64)
         flood = (service.address, payload, times * capacity / processes, seconds, deadline)
-        in_processes(processes, at_a_rate, *flood[:3], 5.0, deadline).answers()  # reaches its full size
+        Flood(processes, at_a_rate, *flood[:3], 5.0, deadline).answers()  # reaches its full size
         expired = service.metric("glucose_infer_expired_total")
         with watched(service) as seen:
-            answers = in_processes(processes, at_a_rate, *flood).answers()
+            answers = Flood(processes, at_a_rate, *flood).answers()
         say(answers, seen)
         expired = service.metric("glucose_infer_expired_total") - expired
         refused = service.metric("glucose_infer_rejected_total")
@@ -147,7 +147,7 @@ def moves(
     with tempfile.TemporaryDirectory() as folder:
         shelf = stocked(Path(folder), 2)
         with serving(shelf, "--refresh-seconds", str(REFRESH)) as service:
-            flood = in_processes(1, at_a_rate, service.address, payload, 300.0, count * apart + 4, 5.0, True)
+            flood = Flood(1, at_a_rate, service.address, payload, 300.0, count * apart + 4, 5.0, True)
             time.sleep(2.0)
             moved = [(0.0, shelf.versions[0].version)]
             for k in range(count):
@@ -184,7 +184,7 @@ def drain(rounds: Annotated[int, typer.Option(help="services that are stopped")]
         shelf = stocked(Path(folder))
         for _ in range(rounds):
             with serving(shelf) as service:
-                flood = in_processes(1, until_refused, service.address, payloads, 64, 20.0)
+                flood = Flood(1, until_refused, service.address, payloads, 64, 20.0)
                 while service.metric("grpc_server_handled_total", grpc_code="OK") < 2000:
                     time.sleep(0.1)
                 codes.add(service.stop())
@@ -217,9 +217,7 @@ def _everything(service: Service, seconds: float) -> Answers:
     while (left := end - time.monotonic()) > 0:
         for payload in (request_for(0), wrong):
             part = min(left, 20.0) / 2
-            total.add(
-                in_processes(1, at_a_rate, service.address, payload.SerializeToString(), 200.0, part, 5.0).answers()
-            )
+            total.add(Flood(1, at_a_rate, service.address, payload.SerializeToString(), 200.0, part, 5.0).answers())
         closed_loop(service.address, BATCH, [batch.SerializeToString()], 20, 2)
-        total.add(in_processes(1, streaming, service.address, 100, 5, 0.5).answers())
+        total.add(Flood(1, streaming, service.address, 100, 5, 0.5).answers())
     return total

@@ -10,7 +10,6 @@ GlucastError
 ├── IntegrityError          a bundle or a cache that is not what it says it is
 ├── RegistryUnavailable     the registry does not answer
 ├── WeightsUnavailable      pretrained weights cannot be fetched
-├── NoModelYet              nothing to answer with until a model is loaded
 ├── Overloaded              more waits than can be answered in time
 └── TooLate                 the answer would come after the caller's deadline
 """
@@ -58,10 +57,6 @@ class RegistryUnavailable(GlucastError):
 
 class WeightsUnavailable(GlucastError):
     """Pretrained weights that cannot be fetched or read."""
-
-
-class NoModelYet(GlucastError):
-    """Nothing to answer with until a model is loaded; a caller may try again."""
 
 
 class Overloaded(GlucastError):

@@ -24,12 +24,16 @@ from forecasting.errors import (
     IntegrityError,
     InvalidInput,
     InvalidSetting,
-    NoModelYet,
     NotFound,
     Overloaded,
     RegistryUnavailable,
     TooLate,
 )
+
+
+class Stopping(GlucastError):
+    """The service is stopping; the caller goes on with another."""
+
 
 STATUS = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
@@ -38,9 +42,9 @@ STATUS = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     IntegrityError: grpc.StatusCode.DATA_LOSS,
     RegistryUnavailable: grpc.StatusCode.UNAVAILABLE,
-    NoModelYet: grpc.StatusCode.UNAVAILABLE,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooLate: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Stopping: grpc.StatusCode.UNAVAILABLE,
 }
 OPTIONS = (
     ("grpc.max_receive_message_length", 8 << 20),  # bytes; also what limits the work of one request
@@ -54,7 +58,6 @@ QUIET_SECONDS = 0.02  # without a new call, after which no more is expected
 TAKE_IN_SECONDS = 1.0  # and how long that is waited for
 DETAILS = "grpc-status-details-bin"  # metadata that carries google.rpc.Status, by the convention of gRPC
 NO_REGISTRY = "the model registry does not answer and this model is not loaded; try again later"
-STOPPING = "the service is stopping; start again, with another"
 READY = "ready"  # the health name that tells readiness; "" and the services' names tell liveness
 
 _log = logging.getLogger("glucast.serving")
@@ -76,13 +79,6 @@ class Watched(Protocol):
 
     def sent(self) -> None:
         """A message went out."""
-
-
-class Stopping(GlucastError):
-    """The service is stopping; the caller goes on with another."""
-
-
-STATUS[Stopping] = grpc.StatusCode.UNAVAILABLE
 
 
 def status_of(error: Exception) -> status_pb2.Status:
@@ -135,12 +131,14 @@ class Calls:
         self._none = asyncio.Event()
         self._none.set()
 
-    def __enter__(self) -> None:
+    def begin(self) -> None:
+        """One more."""
         self.begun += 1
         self._count += 1
         self._none.clear()
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        """One less."""
         self._count -= 1
         if not self._count:
             self._none.set()
@@ -150,58 +148,50 @@ class Calls:
         await self._none.wait()
 
 
-def _unary(method: Method, watched: Watched, calls: Calls) -> Method:
-    """Our errors become statuses with their sentence, anything else INTERNAL with an id; every call is counted."""
+class _Call:
+    """Around one call: it is counted, our errors become statuses with their sentence, others INTERNAL with an id."""
 
-    async def answer(request: Message, context: grpc.aio.ServicerContext) -> Message:
-        began, code = time.perf_counter(), "OK"
-        watched.began()
+    def __init__(self, context: grpc.aio.ServicerContext, watched: Watched, calls: Calls) -> None:
+        self._context, self._watched, self._calls = context, watched, calls
+        self._began = time.perf_counter()
+
+    async def __aenter__(self) -> None:
+        self._watched.began()
+        self._calls.begin()
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
-            with calls:
-                return await method(request, context)
-        except asyncio.CancelledError:
-            code = "CANCELLED"
-            raise
-        except grpc.aio.AbortError:
-            code = _code_of(context)
-            raise
-        except Exception as error:  # noqa: BLE001 - the outermost edge: nothing may leave it as it is
-            try:
-                await _abort(context, error)
-            finally:
-                code = _code_of(context)
+            if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
+                await _abort(self._context, error)
         finally:
-            watched.ended(code, time.perf_counter() - began)
+            self._calls.end()
+            self._watched.ended(self._code(error), time.perf_counter() - self._began)
+
+    def _code(self, error: BaseException | None) -> str:
+        if error is None:
+            return "OK"
+        return _code_of(self._context) if isinstance(error, Exception) else "CANCELLED"
+
+
+def _unary(method: Method, watched: Watched, calls: Calls) -> Method:
+    async def answer(request: Message, context: grpc.aio.ServicerContext) -> Message:
+        async with _Call(context, watched, calls):
+            return await method(request, context)
 
     return answer
 
 
 def _stream(method: StreamMethod, watched: Watched, calls: Calls) -> StreamMethod:
-    """The same around a method of streams."""
-
     async def counted(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
         async for request in requests:
             watched.received()
             yield request
 
     async def answer(requests: AsyncIterator[Message], context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
-        began, code = time.perf_counter(), "OK"
-        watched.began()
-        try:
-            with calls:
-                async for response in method(counted(requests), context):
-                    watched.sent()
-                    yield response
-        except (asyncio.CancelledError, GeneratorExit):
-            code = "CANCELLED"
-            raise
-        except Exception as error:  # noqa: BLE001 - the outermost edge
-            try:
-                await _abort(context, error)
-            finally:
-                code = _code_of(context)
-        finally:
-            watched.ended(code, time.perf_counter() - began)
+        async with _Call(context, watched, calls):
+            async for response in method(counted(requests), context):
+                watched.sent()
+                yield response
 
     return answer
 

@@ -67,15 +67,11 @@ def unit_from(unit: int, field: str = "unit") -> Unit:
 
 def readings_from(messages: Sequence[pb.Reading], field: str) -> Readings:
     """Readings in columns; raises InvalidInput naming the field of the first that is none."""
-    times = [message.time for message in messages]
-    seconds = [time.seconds for time in times]
-    values = [message.value for message in messages]
-    # a missing time or value reads as 0, a flag too: whatever is not plain is looked at one by one
-    plain = not messages or (min(values) > 0 and min(seconds) > FIRST and max(seconds) < LAST)
-    if plain and not max([time.nanos for time in times], default=0):
-        return Readings(np.array(seconds, np.int64), np.array(values, np.float64))
-    limits = np.array([_checked_limit(message, f"{field}[{k}]") for k, message in enumerate(messages)], np.int8)
-    return Readings(np.array(seconds, np.int64), np.array(values, np.float64), limits if limits.any() else None)
+    rows = [reading_from(message, f"{field}[{k}]") for k, message in enumerate(messages)]
+    seconds, values, limits = zip(*rows, strict=True) if rows else ((), (), ())
+    return Readings(
+        np.array(seconds, np.int64), np.array(values, np.float64), np.array(limits, np.int8) if any(limits) else None
+    )
 
 
 def reading_from(message: pb.Reading, field: str) -> tuple[int, float, int]:

@@ -114,7 +114,6 @@ class Models:
         if not self._directory.is_known:
             await self._has_looked.wait()
         for reference in references:
-            _parsed(reference)
             if self._exists(reference):
                 return await self._serve_once(reference)
         if not self._directory.is_known:

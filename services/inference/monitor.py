@@ -32,7 +32,6 @@ class Person:
 class Update:
     """The answer to one reading: what became of it (None: refused), and a forecast or the error instead of one."""
 
-    seconds: int
     use: Use | None
     outcome: Forecast | GlucastError | None
     alarms: Sequence[Alarm] = ()
@@ -71,14 +70,14 @@ class Watch:
             _check_not_ahead(seconds, "reading.time")
             glucose = self._glucose(seconds, value, limit)
         except InvalidInput as error:
-            return Update(seconds, None, error)
+            return Update(None, error)
         use = self._readings.add(seconds, value, limit)
         if use in (Use.DUPLICATE, Use.TOO_OLD):
-            return Update(seconds, use, None)
+            return Update(use, None)
         self._pending.due(np.array([seconds]), np.array([glucose]))
-        return await self._forecast(seconds, use)
+        return await self._forecast(use)
 
-    async def _forecast(self, seconds: int, use: Use) -> Update:
+    async def _forecast(self, use: Use) -> Update:
         readings = self._readings.readings()
         newest = int(readings.seconds[-1])
         try:
@@ -86,14 +85,14 @@ class Watch:
             question = Question(self._person.patient_id, lambda: query, self._person.model)
             forecast = await self._engine.forecast(question, lambda forecast: forecast)
         except InsufficientData as error:
-            return Update(seconds, use, error, self._alarms.quiet(newest, self._newest_mg_dl(readings)))
+            return Update(use, error, self._alarms.quiet(newest, self._newest_mg_dl(readings)))
         except GlucastError as error:
-            return Update(seconds, use, error)
+            return Update(use, error)
         if forecast.record is not None:
             self._pending.add(forecast.record)
         row, ahead = forecast.row, forecast.served.opened.forecaster.spec.shape.minutes_ahead
         alarms = self._alarms.update(newest, self._newest_mg_dl(readings), ahead, row.below_low, row.above_high)
-        return Update(seconds, use, forecast, alarms)
+        return Update(use, forecast, alarms)
 
     def _newest_mg_dl(self, readings: Readings) -> float:
         limits = readings.limits

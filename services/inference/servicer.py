@@ -191,7 +191,7 @@ class ForecasterServicer(forecaster_pb2_grpc.ForecasterServicer):
         try:
             update = await monitor.add(*reading_from(step.reading, "reading"))
         except InvalidInput as error:
-            update = Update(step.reading.time.seconds, None, error)
+            update = Update(None, error)
         return self._update_message(update, step.reading)
 
     def _update_message(self, update: Update, reading: pb.Reading) -> pb.MonitorResponse:
