@@ -1,11 +1,25 @@
 # make run · make test · make lint · make protos · make test-cluster · make test-slow · make test-serve · make bench
+# make up · make down · make demo-stack · make test-stack · make images · make locks
 PYTHON ?= python3.11
 VENV   ?= .venv
 PY      = $(VENV)/bin/python
 DATASET ?= virtual
 DATA_DIR ?=
 
-.PHONY: run test test-cluster test-slow test-serve bench bench-sweep bench-serving lint protos install clean
+# The stack. TORCH=cpu or TORCH=cuda for the trainer's image; BUILD holds further options of `docker build`.
+DOCKER   ?= docker
+COMPOSE  ?= docker compose
+BUILD    ?=
+TORCH    ?=
+PROFILE  ?=
+SCALE    ?=
+SERVICES ?=
+VERSION  := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+STACK     = $(COMPOSE) -f deploy/compose.yaml $(if $(SCALE),--env-file deploy/scale.env --profile scale) \
+            $(if $(PROFILE),--profile $(PROFILE))
+
+.PHONY: run test test-cluster test-slow test-serve test-stack bench bench-sweep bench-serving lint protos install clean
+.PHONY: up down demo-stack images locks
 
 install: $(VENV)/.installed
 
@@ -42,6 +56,37 @@ test-serve:
 	.venv-serve/bin/python -m pip install --quiet --editable '.[serve]'
 	.venv-serve/bin/python -m tests.serve_only
 
+# Builds the images and runs the stack, with an engine of its own where no image registry is reached.
+test-stack: install
+	$(PY) -m pytest -m stack tests/stack
+
+image-%:
+	DOCKER_BUILDKIT=1 $(DOCKER) build --target $* $(if $(filter trainer,$*),--build-arg TORCH=$(TORCH)) $(BUILD) \
+		-t glucast/$*:$(VERSION) .
+
+images: image-inference image-registry image-trainer
+
+up: image-inference image-registry $(if $(filter train,$(PROFILE)),image-trainer)
+	bash deploy/secrets.sh
+	$(STACK) up -d --no-build --wait $(SERVICES)
+
+down:
+	$(COMPOSE) -f deploy/compose.yaml --profile '*' down
+
+demo-stack:
+	$(MAKE) up PROFILE=train
+	COMPOSE='$(STACK)' bash deploy/demo-stack.sh
+
+# What the images install, by version and hash. CPU_WHEELS: where torch==…+cpu is, which PyPI does not have.
+LOCK = uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 \
+       --python-platform x86_64-manylinux_2_28
+locks:
+	$(LOCK) pyproject.toml --extra serve --extra traces -o deploy/locks/inference.txt
+	$(LOCK) deploy/locks/registry.in -o deploy/locks/registry.txt
+	$(LOCK) pyproject.toml --extra train --extra serve --extra demo -o deploy/locks/trainer-cuda.txt
+	$(LOCK) pyproject.toml --extra train --extra serve --extra demo --override deploy/locks/cpu.in \
+		--find-links $(CPU_WHEELS) -o deploy/locks/trainer-cpu.txt
+
 # Minutes to a quarter of an hour each, alone on the machine.
 bench: bench-sweep bench-serving
 
@@ -60,4 +105,4 @@ protos: install
 	$(PY) -m protos.generate
 
 clean:
-	rm -rf $(VENV) .venv-serve runs registry
+	rm -rf $(VENV) .venv-serve .containers runs registry

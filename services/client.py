@@ -1,6 +1,7 @@
 """The small client: a class for programs, a command line for people (python -m services.client forecast --help)."""
 
 import datetime as dt
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -16,12 +17,22 @@ from rich.console import Console
 from forecasting.cgm import MG_DL_PER_MMOL_L, GlucoseSeries, Unit
 from forecasting.context import Reading, utc_offset_in
 from forecasting.errors import GlucastError, InvalidInput, NotFound
-from forecasting.readers.tidy import read_tidy
 from protos.glucast.v1 import forecaster_pb2 as pb
 from protos.glucast.v1 import forecaster_pb2_grpc
 from services.picture import draw_forecast
 from services.table import print_forecast
 
+# Of a call that a service which stops, or starts, did not take: asking again does no harm. The waits add up to 4 s.
+RETRY = {"maxAttempts": 5, "initialBackoff": "0.25s", "maxBackoff": "2s", "backoffMultiplier": 2}
+SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": pb.DESCRIPTOR.services_by_name["Forecaster"].full_name}],
+            "retryPolicy": RETRY | {"retryableStatusCodes": ["UNAVAILABLE"]},
+        }
+    ]
+}
+OPTIONS = (("grpc.service_config", json.dumps(SERVICE_CONFIG)), ("grpc.initial_reconnect_backoff_ms", 200))
 UNITS = {"mg/dL": pb.MG_DL, "mmol/L": pb.MMOL_L}
 LIMITS = {"low": pb.LOW, "high": pb.HIGH}
 
@@ -35,12 +46,15 @@ class ServiceError(GlucastError):
 
 
 class ForecastClient:
-    """Asks a forecaster at an address (host:port). A context manager; every call has a deadline."""
+    """Asks a forecaster at an address (host:port). A context manager; every call has a deadline.
+
+    Within it, what a service did not take is asked again: a service that is replaced costs its callers time alone.
+    """
 
     def __init__(self, address: str, deadline_seconds: float = 5.0) -> None:
         self.address = address
         self._deadline = deadline_seconds
-        self._channel = grpc.insecure_channel(address)
+        self._channel = grpc.insecure_channel(address, OPTIONS)
         self._stub = forecaster_pb2_grpc.ForecasterStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -192,6 +206,10 @@ def forecast(
 
 
 def _patient_of(file: Path, patient: str, time_zone: str | None) -> GlucoseSeries:
+    try:
+        from forecasting.readers.tidy import read_tidy  # pandas, which programs that only ask do without
+    except ImportError as error:
+        raise GlucastError(f"reading a file needs {error.name}; install glucast[data]") from error
     everyone = {series.patient_id: series for series in read_tidy(file, time_zone)}
     if patient not in everyone:
         raise NotFound(f"there is no patient {patient} in {file.name}; there are {', '.join(list(everyone)[:12])}")

@@ -12,10 +12,14 @@ import forecasting
 import protos
 import services
 
-NOT_HERE = ("torch", "transformers", "ray", "onnx", "matplotlib", "mlflow")
+NOT_HERE = ("torch", "transformers", "ray", "onnx", "matplotlib", "mlflow", "pandas", "pyarrow")
 NEEDS_MORE = {
     "protos.generate",  # grpcio-tools, which developers have
     "forecasting.registry",  # MLflow: publishing belongs to training
+    "forecasting.readers.datasets",  # pandas: the service reads no files of people
+    "forecasting.readers.ohio",
+    "forecasting.readers.tidy",
+    "services.demo",
 }
 
 
