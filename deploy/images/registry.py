@@ -1,11 +1,12 @@
 """The registry's server: MLflow on the stores that the environment names.
 
-    serve     (default) answer on port 5000
+    serve     (default) answer
     bucket    make the bucket of REGISTRY_ARTIFACTS where it is missing; once, before the first start
     upgrade   bring the database to this MLflow's schema; once after a newer image, with the server stopped
 
 REGISTRY_STORE          SQLAlchemy URL of the database; {password} in it becomes the content of REGISTRY_PASSWORD_FILE
 REGISTRY_ARTIFACTS      folder or s3://bucket/path of the files; MLFLOW_S3_ENDPOINT_URL and boto3's variables say where
+REGISTRY_ADDRESS        host:port to answer on; 0.0.0.0:5000
 REGISTRY_ALLOWED_HOSTS  Host headers that are answered, separated by commas; others get 403
 
 No requests are logged: their paths hold model names, and those of personal models hold patient ids.
@@ -17,7 +18,8 @@ import urllib.parse
 from pathlib import Path
 
 FOLDER = "/var/lib/registry"
-SERVE = ("--host", "0.0.0.0", "--port", "5000", "--workers", "1", "--uvicorn-opts", "--no-access-log")
+MLFLOW = (sys.executable, "-m", "mlflow")
+SERVE = ("server", "--workers", "1", "--uvicorn-opts", "--no-access-log")
 
 
 def main() -> None:
@@ -33,8 +35,10 @@ def serve() -> None:
     os.environ["MLFLOW_BACKEND_STORE_URI"] = store()  # not on the command line, which other processes can read
     os.environ["MLFLOW_ARTIFACTS_DESTINATION"] = artifacts()
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # half of its memory, for what is not used
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     hosts = os.environ.get("REGISTRY_ALLOWED_HOSTS", "localhost:*,127.0.0.1:*")
-    os.execvp("mlflow", ("mlflow", "server", *SERVE, "--allowed-hosts", hosts))
+    host, _, port = os.environ.get("REGISTRY_ADDRESS", "0.0.0.0:5000").rpartition(":")
+    os.execv(MLFLOW[0], (*MLFLOW, *SERVE, "--host", host, "--port", port, "--allowed-hosts", hosts))
 
 
 def bucket() -> None:
@@ -53,7 +57,7 @@ def bucket() -> None:
 
 def upgrade() -> None:
     """Become what changes the database's schema."""
-    os.execvp("mlflow", ("mlflow", "db", "upgrade", store()))
+    os.execv(MLFLOW[0], (*MLFLOW, "db", "upgrade", store()))
 
 
 def artifacts() -> str:
