@@ -51,8 +51,11 @@ OPTIONS = (
     ("grpc.max_concurrent_streams", 4096),  # of one connection; what waits beyond them waits at the caller
     ("grpc.server.max_pending_requests", 192),  # read and not yet taken up; more are refused by gRPC itself,
     ("grpc.server.max_pending_requests_hard_limit", 384),  # which costs far less than refusing them here
-    ("grpc.max_connection_age_ms", 300_000),  # balancers choose per connection: let them choose again
-    ("grpc.max_connection_age_grace_ms", 30_000),
+    # Balancers choose per connection: let clients choose again. What runs on an old connection, a stream above all,
+    # goes on there for as long as it lasts: no grace period cuts it.
+    ("grpc.max_connection_age_ms", 300_000),
+    ("grpc.keepalive_time_ms", 120_000),  # phones vanish without a word; their streams must not stay
+    ("grpc.keepalive_timeout_ms", 20_000),
 )
 QUIET_SECONDS = 0.02  # without a new call, after which no more is expected
 TAKE_IN_SECONDS = 1.0  # and how long that is waited for

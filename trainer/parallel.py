@@ -3,6 +3,8 @@
 run_jobs        functions side by side, as Ray tasks
 train_together  one function in several processes that average their gradients, by Ray Train
 run_trials      many resumable trainings that compete, by Ray Tune
+
+What is told of jobs and trials while they run also goes to Ray's metrics, where Prometheus reads it.
 """
 
 import logging
@@ -12,8 +14,9 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +28,23 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 import torch
-from ray import train, tune
+from ray import cloudpickle, train, tune
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.util import metrics
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from forecasting.errors import GlucastError
 from trainer.progress import Progress, Report, Watch, unheard
 from trainer.room import Room, Share
+from trainer.training_telemetry import JOB_DONE, Record, Series, TrialTelemetry
 from trainer.trials import Ended, Heard, Status, Stopping, Trial
 
 RETRIES = 3  # of work whose process or machine was lost
+LOST = "its process or its machine was lost"
 
 
 class JobFailed(GlucastError):
@@ -108,12 +114,55 @@ def _machine(resources: Mapping[str, float]) -> Share:
     return Share(int(resources.get("CPU", 0)), resources.get("GPU", 0.0), int(resources.get("memory", 0)))
 
 
+# ---------------------------------------------------------------- telemetry
+
+
+@contextmanager
+def _recording() -> Iterator[Record]:
+    """Records series as Ray's metrics, each made as it is first needed; where Ray exports none, they go nowhere.
+
+    Ray reports a gauge once for each time it is set, and forgets it soon after: they are set again while this is open.
+    """
+    made, gauges = cache(_make_metric), dict[tuple[Series, frozenset[tuple[str, str]]], float]()
+    lock, ended = threading.Lock(), threading.Event()
+
+    def record(series: Series, value: float, labels: Mapping[str, str]) -> None:
+        with lock:
+            if series.kind == "gauge":
+                gauges[series, frozenset(labels.items())] = value
+            made(series)(value, dict(labels))
+
+    def remind() -> None:
+        while not ended.wait(1):  # Ray's shortest time between reports
+            with lock:
+                for (series, labels), value in gauges.items():
+                    made(series)(value, dict(labels))
+
+    reminder = threading.Thread(target=remind, daemon=True)
+    reminder.start()
+    try:
+        yield record
+    finally:
+        ended.set()
+        reminder.join()
+
+
+def _make_metric(series: Series) -> Callable[[float, dict[str, str]], None]:
+    match series.kind:
+        case "counter":
+            return metrics.Counter(series.name, series.text, series.labels).inc
+        case "gauge":
+            return metrics.Gauge(series.name, series.text, series.labels).set
+        case "histogram":
+            return metrics.Histogram(series.name, series.text, list(series.buckets), series.labels).observe
+
+
 # ---------------------------------------------------------------- jobs
 
 
 @dataclass(frozen=True)
 class Job:
-    """A function to run somewhere: function(**arguments, report=…)."""
+    """A function to run somewhere: function(**arguments, report=…). Its name is a label of telemetry: no patient's."""
 
     name: str
     function: Callable[..., Any]
@@ -182,9 +231,10 @@ def _listening(watch: Watch) -> Iterator[Queue]:
     news, ended = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}), threading.Event()
 
     def listen() -> None:
-        while not ended.wait(0.2):
-            _pass_on(news, watch)
-        _pass_on(news, watch)  # what came last
+        with _recording() as record:
+            while not ended.wait(0.2):
+                _pass_on(news, watch, record)
+            _pass_on(news, watch, record)  # what came last
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
@@ -196,12 +246,13 @@ def _listening(watch: Watch) -> Iterator[Queue]:
         news.shutdown(force=True)
 
 
-def _pass_on(news: Queue, watch: Watch) -> None:
+def _pass_on(news: Queue, watch: Watch, record: Record) -> None:
     while True:
         try:
             name, progress = news.get(block=False)
         except Empty:
             return
+        record(JOB_DONE, progress.done / max(1, progress.total), {"work": name})
         watch(name, progress)
 
 
@@ -283,13 +334,14 @@ def run_trials(
     storage: a folder that all machines share
     """
     by_name = {trial.name: trial for trial in trials}
-    watcher = _Watcher(by_name, heard)
     scheduler = FIFOScheduler() if stopping is None else _WithinGroups(by_name, stopping)
     trainable = tune.with_parameters(_Trainable, trials=by_name, threads=share.cpus)
     resources = {"cpu": share.cpus, "gpu": share.gpus, "memory": share.memory}
-    while remaining := [name for name in by_name if name not in watcher.ended]:
-        # Tune gives a trial up, without another try, when its machine is lost just as its process starts
-        _tune(tune.with_resources(trainable, resources), remaining, scheduler, watcher, storage)
+    with _recording() as record, closing(TrialTelemetry(trials, record)) as telemetry:
+        watcher = _Watcher(by_name, heard, telemetry)
+        while remaining := [name for name in by_name if name not in watcher.ended]:
+            # Tune gives a trial up, without another try, when its machine is lost just as its process starts
+            _tune(tune.with_resources(trainable, resources), remaining, scheduler, watcher, storage)
     return [watcher.ended[name] for name in by_name]
 
 
@@ -353,14 +405,17 @@ class _Trainable(tune.Trainable):
 class _Watcher(tune.Callback):
     """Collects what becomes of each trial, and tells it on."""
 
-    def __init__(self, trials: Mapping[str, Trial], heard: Heard) -> None:
+    def __init__(self, trials: Mapping[str, Trial], heard: Heard, telemetry: TrialTelemetry) -> None:
         self.losses: dict[str, dict[int, float]] = {name: {} for name in trials}
         self.ended: dict[str, Ended] = {}
-        self.heard = heard
+        self.heard, self.telemetry = heard, telemetry
         self.rounds = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune stores its callbacks for a restore; ours is to run the command again
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.telemetry.began(_name_of(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
@@ -368,6 +423,7 @@ class _Watcher(tune.Callback):
         name, epoch = _name_of(trial), result["epoch"]
         if epoch and epoch not in self.losses[name]:
             self.losses[name][epoch] = result["validation_loss"]
+            self.telemetry.epoch(name, result["validation_loss"], result["time_this_iter_s"])
             self.heard.epoch(name, epoch, result["validation_loss"])
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -376,27 +432,38 @@ class _Watcher(tune.Callback):
         self._end(trial, status, last["failed"])
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        lost = isinstance(trial.get_pickled_error(), RayActorError)
-        if not (lost and trial.num_failures <= RETRIES and self.rounds <= RETRIES):  # else it never had its tries
+        lost = isinstance(_error_of(trial), RayActorError)
+        if lost and trial.num_failures <= RETRIES and self.rounds <= RETRIES:  # it never had its tries
+            self.telemetry.retry(_name_of(trial), "lost")
+        else:
             self._end(trial, "failed", _why(trial))
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self.heard.retry(_name_of(trial), _why(trial))
+        why = _why(trial)
+        self.telemetry.retry(_name_of(trial), "lost" if why == LOST else "raised")
+        self.heard.retry(_name_of(trial), why)
 
     def _end(self, trial: TuneTrial, status: Status, error: str) -> None:
         name = _name_of(trial)
         losses = tuple(loss for _, loss in sorted(self.losses[name].items()))
         self.ended[name] = Ended(name, status, losses, error, (trial.last_result or {}).get("time_total_s", 0.0))
+        self.telemetry.ended(self.ended[name])
         self.heard.end(self.ended[name])
 
 
 def _why(trial: TuneTrial) -> str:
     """Why a process ended: the error it raised, or that it, or its machine, was lost."""
-    error = trial.get_pickled_error()
+    error = _error_of(trial)
     if isinstance(error, RayActorError) and "creation task" not in str(error):
-        return "its process or its machine was lost"
+        return LOST
     error = getattr(error, "cause", None) or error
     return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+
+
+def _error_of(trial: TuneTrial) -> Any:
+    """What its process ended with last. Tune's get_pickled_error() reads a copy of this file that is made later."""
+    path = trial.pickled_error_file
+    return cloudpickle.loads(Path(path).read_bytes()) if path else None
 
 
 class _WithinGroups(FIFOScheduler):

@@ -154,7 +154,9 @@ def _trial(student: Student) -> Trial:
         "forecasts": student.forecasts,
         "folder": student.folder,
     }
-    return Trial(student.name, student.run.patient or "", student.run.training.epochs, train_student, arguments)
+    run = student.run
+    teacher = run.teacher if run.teacher_weight else ""
+    return Trial(student.name, run.patient or "", run.training.epochs, train_student, arguments, run.backbone, teacher)
 
 
 class _Tally:

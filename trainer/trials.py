@@ -11,6 +11,7 @@ class Trial:
 
     group:  trials are compared within it
     length: the most epochs it can have
+    student, teacher: what telemetry tells trials apart by; their names and groups may name a patient
     """
 
     name: str
@@ -18,6 +19,8 @@ class Trial:
     length: int
     epochs: Callable[..., Iterator[float]]
     arguments: dict[str, Any]
+    student: str = ""
+    teacher: str = ""
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ class _Job(Generic[T]):
 
     def finish(self, context: Context, row: Row) -> T:
         """The answer, as it was asked for."""
-        self.record = record = record_of(self.served, context.origin, row)
+        self.record = record = record_of(self.served, context, row)
         warnings = (*context.warnings, FOREIGN) if self._is_foreign else context.warnings
         forecast_id = "" if record is None else self._engine.ids.seal(record)
         _observe(self._engine.telemetry, self.served.opened, context, record)

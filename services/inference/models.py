@@ -205,6 +205,7 @@ class Models:
         self._telemetry.load_failures.labels(type(error).__name__).inc()
         if isinstance(error, IntegrityError):
             self._failures.remember(key, error)
+            _log.info("%s version %s is refused: not what was published, or no network", public_name(key[0]), key[1])
 
     def _fetch_and_warm(self, version: Version) -> tuple[Forecaster, int, dict[str, Any]]:
         bundle = self._reader.fetch(version)

@@ -51,11 +51,11 @@ async def running(settings: Settings, is_worker: bool = False) -> AsyncIterator[
     with ThreadPoolExecutor(settings.threads, "forecast", _give_way) as executor:
         models = _models(settings, executor, telemetry)
         routing = Routing(settings.namespace, settings.canary_share, settings.shadow_share)
-        engine = Engine(models, routing, _ids(settings), accuracy, telemetry, tracer)
+        engine = Engine(models, routing, Ids(settings.id_secrets()), accuracy, telemetry, tracer)
         servicer = ForecasterServicer(engine, accuracy, settings, telemetry)
         server.add(SERVICE, servicer, telemetry.rpc, partial(traced, tracer))
         metrics = None if is_worker else telemetry.expose(settings.host, settings.metrics_port)
-        health = asyncio.create_task(_tell_health(models, server))
+        health = asyncio.create_task(_tell_health(models, server, telemetry))
         try:
             port = await server.start(settings.host, settings.port)
             models.start()
@@ -105,12 +105,15 @@ def _models(settings: Settings, executor: ThreadPoolExecutor, telemetry: Telemet
     return Models(RegistryReader(settings.registry, settings.cache), bounds, batcher_for, telemetry)
 
 
-def _ids(settings: Settings) -> Ids:
-    return Ids(settings.id_secret.get_secret_value().encode() if settings.id_secret else None)
-
-
-async def _tell_health(models: Models, server: GrpcServer) -> None:
+async def _tell_health(models: Models, server: GrpcServer, telemetry: Telemetry) -> None:
     """Let health say what can be answered: `ready`, and each model that is not one patient's by its name."""
+    try:
+        await _tell_changes(models, server, telemetry)
+    finally:  # the service ends, and health says so
+        telemetry.ready.set(0)
+
+
+async def _tell_changes(models: Models, server: GrpcServer, telemetry: Telemetry) -> None:
     told: dict[str, bool] = {}
     while True:
         await models.changed.wait()
@@ -122,4 +125,5 @@ async def _tell_health(models: Models, server: GrpcServer) -> None:
         for name, is_serving in now.items():
             if told.get(name) != is_serving:
                 await server.tell(name, is_serving)
+        telemetry.ready.set(models.is_ready)
         told = now

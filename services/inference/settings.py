@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from forecasting.errors import InvalidSetting
@@ -56,9 +56,47 @@ class Settings(BaseSettings):
     id_secret: SecretStr | None = Field(
         None, description="key of forecast ids, equal on all replicas; else ids are known to this service alone"
     )
+    id_secret_file: Path | None = Field(
+        None, description="file of such keys in place of it, one a line: the first seals, all of them open"
+    )
+
+    @field_validator("id_secret_file")
+    @classmethod
+    def _holds_secrets(cls, file: Path | None, others: ValidationInfo) -> Path | None:
+        if file is None:
+            return None
+        if others.data.get("id_secret"):
+            raise ValueError(f"{PREFIX}ID_SECRET is set too; give one of the two")
+        try:
+            _secrets_in(file)  # told now, once, and not by every worker
+        except InvalidSetting as error:
+            raise ValueError(str(error)) from error
+        return file
+
     traces: str | None = Field(None, description="OTLP endpoint that traces go to, such as http://127.0.0.1:4317")
     reflection: bool = Field(False, description="let clients list services and messages; for development")
     pause_seconds: float = Field(
         0.0, ge=0, description="time between NOT_SERVING and refusing at the end, for balancers to notice"
     )
     drain_seconds: float = Field(10.0, ge=0, description="time that running requests are given at the end")
+
+    def id_secrets(self) -> tuple[bytes, ...]:
+        """The keys of forecast ids, newest first; none where none was given. Raises InvalidSetting for the file."""
+        if self.id_secret_file is not None:
+            return _secrets_in(self.id_secret_file)
+        return (self.id_secret.get_secret_value().encode(),) if self.id_secret else ()
+
+
+def _secrets_in(file: Path) -> tuple[bytes, ...]:
+    """The lines that are not blank, without the space around them."""
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise InvalidSetting(
+            f"id_secret_file {file} cannot be read ({error.strerror}); name one that holds a secret a line",
+            "id_secret_file",
+        ) from error
+    secrets = tuple(line.strip() for line in lines if line.strip())
+    if not secrets:
+        raise InvalidSetting(f"id_secret_file {file} holds no secret; write one a line, newest first", "id_secret_file")
+    return secrets

@@ -51,6 +51,9 @@ class Shadows:
             return  # there was no answer to compare with
         try:
             challenger = await self._models.first((f"{served.opened.version.name}@{CHALLENGER}",))
+            if challenger.opened is served.opened:
+                self._telemetry.shadows.labels("itself").inc()
+                return
             if challenger.opened.forecaster.spec.shape != served.opened.forecaster.spec.shape:
                 self._telemetry.shadows.labels("other_shape").inc()
                 return
@@ -58,7 +61,7 @@ class Shadows:
         except GlucastError as error:  # no challenger, or no room: nobody waits for this, and the count says it
             self._telemetry.shadows.labels(type(error).__name__).inc()
             return
-        shadow = record_of(challenger, answered.context.origin, row)
+        shadow = record_of(challenger, answered.context, row)
         if shadow is not None:
             self._accuracy.remember_shadow(answered.record.key, shadow)
             self._telemetry.shadows.labels("cast").inc()

@@ -88,6 +88,7 @@ class Telemetry:
             "glucose_model_load_failures_total", "Versions that could not be opened", ("reason",)
         )
         self.evictions = counter("glucose_model_evictions_total", "Versions closed to make room")
+        self.ready = gauge("glucose_ready", "1 while the health name `ready` is SERVING", (), "livemin")
         # the registry
         self.registry_last_sync = gauge(
             "glucose_registry_last_sync_timestamp_seconds", "When the registry last answered", (), "livemin"
@@ -108,6 +109,11 @@ class Telemetry:
         # the truth
         self.abs_error = histogram(
             "glucose_forecast_abs_error_mgdl", "Absolute error of mean forecasts in mg/dL", ERROR_MG_DL, HORIZON
+        )
+        self.persistence_abs_error = counter(
+            "glucose_persistence_abs_error_mgdl_total",
+            "Sum of what the last reading of each forecast is off the same truth, mg/dL",
+            HORIZON,
         )
         self.over = counter(
             "glucose_forecast_over_mgdl_total", "Sum of errors of forecasts above the truth, mg/dL", HORIZON

@@ -47,7 +47,9 @@ class LiveAccuracy:
         """Count what really came at one horizon, in mg/dL; False where it was counted before."""
         if not self._counted.is_new(record.key + claim.minutes_ahead.to_bytes(2, "little")):
             return False
-        self._series(record.model, record.version, claim.minutes_ahead).add(claim, truth, self._alarm_low)
+        series = self._series(record.model, record.version, claim.minutes_ahead)
+        series.add(claim, truth, self._alarm_low)
+        series.add_persistence(record.last_mg_dl, truth)
         self._count_shadow(record, claim, truth)
         return True
 
@@ -168,6 +170,7 @@ class _Series:
         labels = name, version, str(horizon)
         self.outcomes, self.inside = telemetry.outcomes.labels(*labels), telemetry.inside.labels(*labels)
         self.abs_error = telemetry.abs_error.labels(*labels)
+        self.persistence_abs_error = telemetry.persistence_abs_error.labels(*labels)
         self.over, self.under = telemetry.over.labels(*labels), telemetry.under.labels(*labels)
         self.lows, self.lows_missed = telemetry.lows.labels(*labels), telemetry.lows_missed.labels(*labels)
         self.low_alarms = telemetry.low_alarms.labels(*labels)
@@ -182,6 +185,10 @@ class _Series:
         if claim.low <= truth <= claim.high:
             self.inside.inc()
         self._add_low(round(truth) < LOW_MG_DL, claim.below_70 >= alarm_low)  # rounded: it may come from mmol/L
+
+    def add_persistence(self, last_mg_dl: float, truth: float) -> None:
+        """Count the forecast that costs nothing, the last reading, beside the same truth."""
+        self.persistence_abs_error.inc(abs(float(last_mg_dl) - truth))
 
     def _add_low(self, is_low: bool, is_alarm: bool) -> None:
         if is_low:

@@ -137,10 +137,16 @@ async def _tell_when_all_listen(workers: "Sequence[Worker]", line: str) -> None:
 
 def _environment(settings: Settings, port: int) -> dict[str, str]:
     """What tells a worker its settings: those of the parent, one port, and one secret for all."""
-    secret = settings.id_secret or SecretStr(secrets.token_hex(32))
-    given = settings.model_copy(update={"port": port, "workers": 1, "id_secret": secret})
+    given = settings.model_copy(update={"port": port, "workers": 1, "id_secret": _shared_secret(settings)})
     shown = {name: _text(value) for name, value in given if value is not None}
     return {**os.environ, **{PREFIX + name.upper(): text for name, text in shown.items()}}
+
+
+def _shared_secret(settings: Settings) -> SecretStr | None:
+    """One for all where none was given; None where each worker reads the file of secrets."""
+    if settings.id_secret_file is not None:
+        return None
+    return settings.id_secret or SecretStr(secrets.token_hex(32))
 
 
 def _text(value: object) -> str:

@@ -71,9 +71,11 @@ def test_a_missing_registry_is_waited_for_and_told_to_callers(shelf, serve, read
             assert error.status is grpc.StatusCode.UNAVAILABLE
             assert error.sentence == NO_REGISTRY  # and not where it is
             assert samples(scrape(where.metrics_url), "glucose_registry_sync_failures_total")[0] >= 1
+            assert samples(scrape(where.metrics_url), "glucose_ready") == [0]
             home.mkdir()
             shutil.copy(shelf.registry.uri.removeprefix("sqlite:///"), home / "mlflow.db")
             assert becomes_ready(where.address)
+            assert samples(scrape(where.metrics_url), "glucose_ready") == [1]
             assert client.forecast("570", readings, "mg/dL").points
 
 

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import queue
+import time
 
 import grpc
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from forecasting.context import Reading
 from protos.glucast.v1 import forecaster_pb2 as pb
 from protos.glucast.v1 import forecaster_pb2_grpc
+from services import serving
 from services.client import timestamp
-from tests.services.conftest import LAST, readings_until, samples, scrape
+from tests.services.conftest import LAST, becomes_ready, readings_until, samples, scrape, service_of
 
 MINUTES = dt.timedelta(minutes=1)
 TOO_LITTLE = 9
@@ -25,8 +27,8 @@ class Stream:
         for message in first:
             self._out.put(message)
 
-    def tell(self, time: dt.datetime, value: float) -> pb.MonitorResponse:
-        self._out.put(pb.MonitorRequest(reading=message(time, value)))
+    def tell(self, at: dt.datetime, value: float) -> pb.MonitorResponse:
+        self._out.put(pb.MonitorRequest(reading=message(at, value)))
         return next(self.call)
 
     def end(self) -> None:
@@ -68,6 +70,21 @@ def test_a_streams_forecast_is_what_a_request_of_its_own_gives(stub, client):
     assert streamed.points == alone.points
     assert streamed.model == alone.model
     stream.end()
+
+
+def test_a_stream_outlives_the_age_at_which_connections_are_renewed(shelf, tmp_path, monkeypatch):
+    """A sensor speaks every five minutes, and connections are renewed every five: that must cut no stream."""
+    aged = tuple((name, 300 if "connection_age" in name else value) for name, value in serving.OPTIONS)
+    monkeypatch.setattr(serving, "OPTIONS", aged)
+    with service_of(registry=shelf.registry.uri, cache=tmp_path) as where:
+        assert becomes_ready(where.address)
+        with grpc.insecure_channel(where.address) as channel:
+            readings = readings_until(steps=40)
+            stream = Stream(forecaster_pb2_grpc.ForecasterStub(channel), start(readings[:-2]))
+            for reading in readings[-2:]:
+                time.sleep(1.5)
+                assert stream.tell(reading.time, reading.value).WhichOneof("outcome") == "forecast"
+            stream.end()
 
 
 def test_late_corrected_and_doubled_readings_find_their_place(stub):

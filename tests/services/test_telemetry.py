@@ -131,6 +131,10 @@ def test_memory_of_personal_models_is_one_sum():
     assert value(telemetry, "glucose_model_memory_bytes", name="virtual-population") == 7
 
 
+def test_a_service_that_just_began_says_that_it_is_not_ready():
+    assert value(Telemetry(), "glucose_ready") == 0
+
+
 def test_a_taken_metrics_port_is_told_in_a_sentence():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -154,6 +158,7 @@ async def main():
     telemetry.opened(("virtual-population", "2", "d0"), ("champion",))
     telemetry.sizes({("virtual-population", "2", "d0"): 10})
     telemetry.registry_last_sync.set(100 + int(sys.argv[1]))
+    telemetry.ready.set(int(sys.argv[1]))
 asyncio.run(main())
 """
 
@@ -174,6 +179,7 @@ def test_several_processes_become_one_scrape_in_which_the_dead_do_not_count(tmp_
     assert get("glucose_model_memory_bytes", {"name": "virtual-population"}) == 20
     assert get("glucose_model_info", info) == 1, "a version counts once, however many serve it"
     assert get("glucose_registry_last_sync_timestamp_seconds") == 100, "the worker that hears least is not seen"
+    assert get("glucose_ready") == 0, "the worker that is not ready is not seen"
     for number in (0, 1):
         mark_process_dead(number, str(tmp_path))
     assert get("glucose_model_info", info) is None

@@ -13,8 +13,10 @@ from services.inference.forecast_ids import Claim, Ids, Record
 from services.inference.truth import LiveAccuracy, Once, Pending
 
 T, MINUTE = 1_740_830_400, 60
+LAST = 104.0  # mg/dL, the reading that a forecast was made at
 NAME, VERSION = "virtual-population", "3"
 FORECAST = ("name", "version", "horizon")
+PERSISTENCE = "glucose_persistence_abs_error_mgdl_total"
 COUNTERS = {
     "over": "glucose_forecast_over_mgdl_total",
     "under": "glucose_forecast_under_mgdl_total",
@@ -35,6 +37,7 @@ class Counted:
         made = {key: Counter(name, key, FORECAST, registry=registry) for key, name in COUNTERS.items()}
         self.telemetry = SimpleNamespace(
             **made,
+            persistence_abs_error=Counter(PERSISTENCE, "errors of last readings", FORECAST, registry=registry),
             abs_error=Histogram("glucose_forecast_abs_error_mgdl", "errors", FORECAST, registry=registry),
             shadow_abs_error=Histogram(
                 "glucose_shadow_abs_error_mgdl", "shadows", ("name", "version", "role", "horizon"), registry=registry
@@ -69,7 +72,7 @@ def record(
     origin: int = T, mean: float = 100.0, below_70: float = 0.1, sampling: int = 5, version: str = VERSION
 ) -> Record:
     claims = tuple(Claim(minutes, mean, mean - 20, mean + 20, below_70) for minutes in (30, 60))
-    return Record(NAME, version, "champion", origin, sampling, claims)
+    return Record(NAME, version, "champion", origin, sampling, LAST, claims)
 
 
 def compare(accuracy: LiveAccuracy, one: Record, readings: dict[int, float]) -> tuple[int, ...]:
@@ -125,8 +128,8 @@ def test_what_a_sensor_cannot_tell_counts_as_its_edge(accuracy, counted, reading
 
 def test_each_horizon_of_a_forecast_counts_once_however_often_it_is_told(accuracy, counted):
     one, half, hour = record(), {T + 30 * MINUTE: 90.0}, {T + 30 * MINUTE: 95.0, T + 60 * MINUTE: 99.0}
-    sealed = Ids(b"s").seal(one)
-    told = [compare(accuracy, Ids(b"s").unseal(sealed), readings) for readings in (half, half, hour, hour)]
+    sealed = Ids([b"s"]).seal(one)
+    told = [compare(accuracy, Ids([b"s"]).unseal(sealed), readings) for readings in (half, half, hour, hour)]
     assert told == [(30,), (), (60,), ()]
     assert counted.all(30) == {"outcomes": 1, "over": 10, "inside": 1}  # the first truth stays
 
@@ -196,6 +199,21 @@ def test_errors_of_both_signs_sum_up_apart(accuracy, counted):
     assert counted.all() == {"outcomes": 3, "over": 13, "under": 5, "inside": 3}
 
 
+def test_the_last_reading_is_judged_on_the_same_truths_as_the_forecast(accuracy, counted):
+    for value in (90.0, 97.0, 550.0):  # 14, 7 and, at the sensor's edge of 400, 296 off
+        one = record()
+        compare(accuracy, one, {T + 30 * MINUTE: value})
+        compare(accuracy, one, {T + 30 * MINUTE: value})  # told again: counted once, as the forecast is
+    assert counted.says(PERSISTENCE) == 14 + 7 + 296
+    assert counted.outcomes() == 3
+    assert counted.says(PERSISTENCE, 60) is None
+
+
+def test_the_last_reading_outlives_the_seal(accuracy, counted):
+    compare(accuracy, Ids([b"s"]).unseal(Ids([b"s"]).seal(record())), {T + 30 * MINUTE: 90.0})
+    assert counted.says(PERSISTENCE) == LAST - 90
+
+
 def test_versions_and_horizons_are_counted_apart(accuracy, counted):
     compare(accuracy, record(), {T + 30 * MINUTE: 90.0})
     compare(accuracy, record(version="4"), {T + 60 * MINUTE: 90.0})
@@ -206,8 +224,9 @@ def test_versions_and_horizons_are_counted_apart(accuracy, counted):
 @pytest.mark.parametrize("number", [np.float32, np.float64])
 def test_records_that_hold_what_numpy_computed_are_counted_in_plain_numbers(accuracy, counted, number):
     claim = Claim(30, *(number(value) for value in (100.0, 80.0, 120.0, 0.5)))
-    compare(accuracy, Record(NAME, VERSION, "", T, 5, (claim,)), {T + 30 * MINUTE: 90.0})
+    compare(accuracy, Record(NAME, VERSION, "", T, 5, number(LAST), (claim,)), {T + 30 * MINUTE: 90.0})
     assert type(counted.says("glucose_forecast_over_mgdl_total")) is float
+    assert type(counted.says(PERSISTENCE)) is float
 
 
 def test_series_at_hand_are_bounded_and_nothing_is_lost_without_them(counted, monkeypatch):
@@ -246,7 +265,7 @@ def test_forecasts_without_a_shadow_leave_the_comparison_alone(accuracy, counted
 
 
 def test_a_horizon_that_the_challenger_does_not_reach_is_compared_for_neither(accuracy, counted):
-    champion, challenger = record(), Record(NAME, "4", "challenger", T, 5, record().claims[:1])
+    champion, challenger = record(), Record(NAME, "4", "challenger", T, 5, LAST, record().claims[:1])
     accuracy.remember_shadow(champion.key, challenger)
     compare(accuracy, champion, {T + 60 * MINUTE: 90.0})
     assert shadow(counted, "champion", "count", 60) is None
@@ -360,7 +379,7 @@ def test_at_most_64_forecasts_wait_and_the_oldest_give_way(accuracy, counted):
 
 def test_a_forecast_that_claims_nothing_waits_for_nothing(accuracy):
     pending = Pending(accuracy)
-    pending.add(Record(NAME, VERSION, "", T, 5, ()))
+    pending.add(Record(NAME, VERSION, "", T, 5, LAST, ()))
     come(pending, (T, 100.0))
     assert len(pending) == 0
 

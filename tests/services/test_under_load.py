@@ -161,6 +161,18 @@ def test_a_shadow_is_compared_on_the_truth_of_the_champion(serve, tmp_path):
         assert error == pytest.approx(abs(forecast - real), abs=0.01)
 
 
+def test_a_champion_is_not_compared_with_itself(serve, tmp_path):
+    """A challenger that was promoted keeps its alias until the next one comes."""
+    shelf = stocked(tmp_path)
+    shelf.registry.client.set_registered_model_alias("virtual-population", "challenger", "1")
+    with serve(registry=shelf.registry.uri, cache=tmp_path / "c", shadow_share=1.0) as where:
+        assert becomes_ready(where.address)
+        with grpc.insecure_channel(where.address) as channel:
+            forecaster_pb2_grpc.ForecasterStub(channel).Forecast(request_of(readings_until(steps=36)), timeout=5)
+        count = "glucose_shadow_forecasts_total"
+        assert holds(lambda: samples(scrape(where.metrics_url), count, outcome="itself") == [1])
+
+
 def stocked(folder) -> Shelf:
     """A champion, and a challenger that forecasts 30 mg/dL more."""
     shelf = Shelf(Registry(f"sqlite:///{folder}/mlflow.db", folder / "t", create=True), folder)

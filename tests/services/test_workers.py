@@ -264,3 +264,15 @@ def test_a_worker_reads_from_its_environment_what_the_parent_was_told(monkeypatc
     for name, value in workers._environment(told, 4321).items():
         monkeypatch.setenv(name, value)
     assert Settings() == told.model_copy(update={"port": 4321, "workers": 1})
+
+
+def test_every_worker_reads_the_file_of_secrets_that_the_parent_was_told(monkeypatch, tmp_path):
+    file = tmp_path / "secrets"
+    file.write_text("new\nold\n")
+    for name in [name for name in os.environ if name.startswith("GLUCAST_")]:
+        monkeypatch.delenv(name)
+    told = Settings(workers=3, id_secret_file=file)
+    for name, value in workers._environment(told, 4321).items():
+        monkeypatch.setenv(name, value)
+    assert Settings().id_secrets() == (b"new", b"old")
+    assert "GLUCAST_ID_SECRET" not in os.environ, "a secret of the parent's own would be refused beside the file"
