@@ -19,7 +19,7 @@ STACK     = $(COMPOSE) -f deploy/compose.yaml $(if $(SCALE),--env-file deploy/sc
             $(if $(PROFILE),--profile $(PROFILE))
 
 .PHONY: run test test-cluster test-slow test-serve test-stack bench bench-sweep bench-serving lint protos install clean
-.PHONY: up down demo-stack images locks
+.PHONY: up start down demo-stack images locks
 
 install: $(VENV)/.installed
 
@@ -66,7 +66,9 @@ image-%:
 
 images: image-inference image-registry image-trainer
 
-up: image-inference image-registry $(if $(filter train,$(PROFILE)),image-trainer)
+up: image-inference image-registry $(if $(filter train,$(PROFILE)),image-trainer) start
+
+start:  # what is built already
 	bash deploy/secrets.sh
 	$(STACK) up -d --no-build --wait $(SERVICES)
 

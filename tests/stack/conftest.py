@@ -31,9 +31,14 @@ class Stack:
     def make(self, *words: str, timeout: float = 900) -> str:
         """Run a target of the Makefile against it; what it printed."""
         told = [f"DOCKER={self.engine.docker}", f"COMPOSE={COMPOSE}", f"BUILD={self.engine.options}", "TORCH=cpu"]
-        told += [f"SERVICES={' '.join(sorted(self.services))}"] if "up" in words or "demo-stack" in words else []
+        told += [f"SERVICES={' '.join(sorted(self.services))}"] if "start" in words else []
         done = self.engine.run("make", *words, *told, timeout=timeout)
         return done.stdout + done.stderr
+
+    def demo(self) -> str:
+        """What `make demo-stack` does once everything is up."""
+        how = f"COMPOSE={COMPOSE} -f {COMPOSE_FILE}"
+        return self.engine.run("env", how, "bash", "deploy/demo-stack.sh", timeout=1800).stdout
 
     @property
     def services(self) -> set[str]:
@@ -41,9 +46,9 @@ class Stack:
         chosen = {name for name, service in SERVICES.items() if service.get("profiles", ["train"]) == ["train"]}
         return chosen - {"grafana"} if self.engine.stands_in else chosen
 
-    def compose(self, *words: str, check: bool = True, timeout: float = 300) -> str:
+    def compose(self, *words: str, profile: str = "train", check: bool = True, timeout: float = 300) -> str:
         """Run docker compose on it."""
-        command = (COMPOSE, "-f", str(COMPOSE_FILE), "--profile", "*")
+        command = (COMPOSE, "-f", str(COMPOSE_FILE), "--profile", profile)
         done = self.engine.run(*command, *words, check=check, timeout=timeout)
         return done.stdout + done.stderr
 
@@ -93,12 +98,12 @@ def stack(request) -> Iterator[Stack]:
                 patch.setenv(name, str(port))
             stack = Stack(engine)
             try:
-                stack.make("up", "PROFILE=train")
+                stack.make("start", "PROFILE=train")
                 yield stack
             finally:
                 if request.session.testsfailed:
                     print(stack.compose("ps", "-a"), stack.compose("logs", "--tail", "60"), sep="\n")
-                stack.compose("down", "-v", "--timeout", "20", check=False)
+                stack.compose("down", "-v", "--timeout", "20", profile="*", check=False)
     except NoEngine as error:
         pytest.skip(str(error))
 

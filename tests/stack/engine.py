@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BASE = "python:3.11-slim-bookworm"
 FOLDER = ROOT / ".containers"  # kept from run to run: the base, images, layers
 NAMESPACE = "glucast-stack"
+WHEELS_PORT = 50956  # always the same one: it is part of what a build is cached by
 NEEDED = {"dockerd": "docker.io", "runc": "runc", "iptables": "iptables", "ip": "iproute2", "mmdebstrap": "mmdebstrap"}
 
 
@@ -184,9 +185,9 @@ def _wheels() -> Iterator[str]:
         yield ""
         return
     handler = functools.partial(_Quiet, directory=str(folders[0]))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", WHEELS_PORT), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        arguments = {"PIP_FIND_LINKS": f"http://127.0.0.1:{server.server_port}/", "PIP_TRUSTED_HOST": "127.0.0.1"}
+        arguments = {"PIP_FIND_LINKS": f"http://127.0.0.1:{WHEELS_PORT}/", "PIP_TRUSTED_HOST": "127.0.0.1"}
         yield " ".join(f"--build-arg {name}={value}" for name, value in arguments.items())
         server.shutdown()
 

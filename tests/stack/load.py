@@ -1,4 +1,4 @@
-"""Forecasts asked for one after another, for a while: python -m tests.stack.load ADDRESS SECONDS PATIENT
+"""Forecasts asked for one after another, for a while: python -m tests.stack.load ADDRESS SECONDS DEADLINE PATIENT
 
 Prints a JSON list of [time in seconds since 1970, what was answered].
 """
@@ -11,13 +11,13 @@ import time
 from forecasting.context import Reading
 from services.client import ForecastClient, ServiceError
 
-PAUSE_SECONDS, DEADLINE_SECONDS, HISTORY = 0.02, 1.0, 48
+PAUSE_SECONDS, HISTORY = 0.02, 48
 
 
-def main(address: str, seconds: float, patient: str) -> None:
+def main(address: str, seconds: float, deadline_seconds: float, patient: str) -> None:
     """Ask until the time is over."""
     answers, end = [], time.time() + seconds
-    with ForecastClient(address, DEADLINE_SECONDS) as client:
+    with ForecastClient(address, deadline_seconds) as client:
         while time.time() < end:
             answers.append([time.time(), _ask(client, patient)])
             time.sleep(PAUSE_SECONDS)
@@ -35,4 +35,4 @@ def _ask(client: ForecastClient, patient: str) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
