@@ -162,7 +162,7 @@ def test_a_shadow_is_compared_on_the_truth_of_the_champion(serve, tmp_path):
 
 
 def test_a_champion_is_not_compared_with_itself(serve, tmp_path):
-    """A challenger that was promoted keeps its alias until the next one comes."""
+    """By MLflow's own pages both aliases may be given to one version."""
     shelf = stocked(tmp_path)
     shelf.registry.client.set_registered_model_alias("virtual-population", "challenger", "1")
     with serve(registry=shelf.registry.uri, cache=tmp_path / "c", shadow_share=1.0) as where:
