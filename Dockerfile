@@ -18,6 +18,7 @@ ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_TRUSTED_HOST
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
     PIP_ROOT_USER_ACTION=ignore \
     PIP_REQUIRE_HASHES=1 \
     PIP_ONLY_BINARY=:all:
@@ -26,21 +27,18 @@ RUN python3 -m venv --without-pip /opt/venv
 
 FROM builder AS inference-packages
 COPY deploy/locks/inference.txt lock.txt
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/venv/bin/python install -r lock.txt
+RUN pip --python /opt/venv/bin/python install -r lock.txt
 
 FROM builder AS registry-packages
 COPY deploy/locks/registry.txt lock.txt
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/venv/bin/python install -r lock.txt
+RUN pip --python /opt/venv/bin/python install -r lock.txt
 
 FROM builder AS trainer-packages
 # cpu or cuda. No default: the one is slow where there are GPUs, the other is gigabytes where there are none.
 ARG TORCH
 COPY deploy/locks/trainer-*.txt ./
 RUN test -f "trainer-${TORCH}.txt" || { echo "TORCH is '${TORCH}'; give --build-arg TORCH=cpu or TORCH=cuda"; exit 1; }
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/venv/bin/python install -r "trainer-${TORCH}.txt"
+RUN pip --python /opt/venv/bin/python install -r "trainer-${TORCH}.txt"
 
 # Compiled here, since the images are read-only where they run.
 FROM builder AS inference-source

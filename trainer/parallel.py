@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def _recording() -> Iterator[Record]:
     Ray reports a gauge once for each time it is set, and forgets it soon after: they are set again while this is open.
     """
     made, gauges = cache(_make_metric), dict[tuple[Series, frozenset[tuple[str, str]]], float]()
-    lock, ended = threading.Lock(), threading.Event()
+    lock = threading.Lock()
 
     def record(series: Series, value: float, labels: Mapping[str, str]) -> None:
         with lock:
@@ -133,18 +133,31 @@ def _recording() -> Iterator[Record]:
             made(series)(value, dict(labels))
 
     def remind() -> None:
-        while not ended.wait(1):  # Ray's shortest time between reports
-            with lock:
-                for (series, labels), value in gauges.items():
-                    made(series)(value, dict(labels))
+        with lock:
+            for (series, labels), value in gauges.items():
+                made(series)(value, dict(labels))
 
-    reminder = threading.Thread(target=remind, daemon=True)
-    reminder.start()
-    try:
+    with _repeating(remind, 1.0):  # Ray's shortest time between reports
         yield record
+
+
+@contextmanager
+def _repeating(work: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Do something again and again in a thread of its own, and once more at the end."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            work()
+        work()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
     finally:
         ended.set()
-        reminder.join()
+        thread.join()
 
 
 def _make_metric(series: Series) -> Callable[[float, dict[str, str]], None]:
@@ -228,21 +241,11 @@ class _Sparing:
 def _listening(watch: Watch) -> Iterator[Queue]:
     """A queue that passes what workers put on it to `watch`; on this machine, since others may be lost."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    news, ended = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}), threading.Event()
-
-    def listen() -> None:
-        with _recording() as record:
-            while not ended.wait(0.2):
-                _pass_on(news, watch, record)
-            _pass_on(news, watch, record)  # what came last
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
+    news = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     try:
-        yield news
+        with _recording() as record, _repeating(partial(_pass_on, news, watch, record), 0.2):
+            yield news
     finally:
-        ended.set()
-        listener.join()
         news.shutdown(force=True)
 
 

@@ -8,7 +8,7 @@ from zlib import crc32
 SOURCE = {"type": "prometheus", "uid": "prometheus"}
 SCHEMA_VERSION = 41
 COLUMNS = 24  # of Grafana's grid
-ALL = "$__all"
+ALL = "$__all"  # Grafana's word for every choice
 FEW = "few outcomes"  # in a legend: grey, and dashed where it is a line
 LAST_READING = "last reading"  # in a legend: dotted
 GREEN, YELLOW, ORANGE, RED, BLUE, GREY = "green", "yellow", "orange", "red", "blue", "#8e8e9a"

@@ -21,10 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from deploy.grafana.asked import NotAnswered, Prometheus, Series, Span, ask, by_number
+from deploy.grafana.panels import COLUMNS
 from deploy.grafana.queries import dashboards, first_choices, panels
 from deploy.grafana.units import said
 
-COLUMNS, COLUMN_INCH, LINE_INCH = 24, 0.72, 0.40  # of Grafana's grid
+COLUMN_INCH, LINE_INCH = 0.72, 0.40  # of Grafana's grid
 DPI = 90
 MARGIN, HEAD, FOOT = 0.12, 0.62, 0.42  # inches
 GAP = 0.05

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from deploy.grafana.panels import ALL
+
 FOLDER = Path(__file__).parent / "dashboards"
-ALL = "$__all"  # Grafana's word for every choice
 LABEL_VALUES = re.compile(r"label_values\((?:(?P<series>.+),\s*)?(?P<label>\w+)\)")
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
