@@ -16,6 +16,9 @@ MMOL_L_MEDIAN_BELOW = 35.0  # a median this small cannot be mg/dL
 LONGEST_FILL = 12  # steps that any model may fill
 RESTART_AFTER = 2.5  # steps without a reading after which the grid is anchored anew
 FOLLOW = 0.2  # share of a reading's distance by which the grid's phase moves: drift is followed, jitter averaged
+STEADY = 0.249  # steps; with readings no further than this off the grid, none depends on the phase (place_on_grid)
+HASH_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2^64
+HASH_BASE_INVERSE = np.uint64(pow(int(HASH_BASE), -1, 2**64))
 
 Unit = Literal["mg/dL", "mmol/L"]
 
@@ -113,25 +116,42 @@ def place_on_grid(times: np.ndarray, sampling_minutes: int) -> np.ndarray:
     """
     seconds = times.astype("datetime64[s]").astype(np.int64)
     offsets = (seconds - seconds[0]) / (60.0 * sampling_minutes)
-    if not (offsets % 1).any():
-        return offsets.astype(np.int64)
-    return _follow_clock(offsets)
-
-
-def _follow_clock(offsets: np.ndarray) -> np.ndarray:
-    """(n,) times in steps since the first → (n,) int64 steps of a grid whose phase follows the readings."""
-    steps = np.empty(len(offsets), np.int64)
-    phase, before, last = 0.0, -np.inf, 0
-    for row, offset in enumerate(offsets.tolist()):
-        if offset - before > RESTART_AFTER:
-            # back to the clock, but never so far that drift hides a pause from the gap rule
-            pause = min(max(1, math.floor(offset - before + 0.5)), LONGEST_FILL + 2) if row else 0
-            last = max(math.floor(offset + 0.5), last + pause)
-            phase = offset - last
+    firsts = np.flatnonzero(np.diff(offsets, prepend=-np.inf) > RESTART_AFTER)
+    ends = np.append(firsts[1:], len(offsets))
+    since = offsets - np.repeat(offsets[firsts], ends - firsts)
+    steps = np.rint(since)
+    # The phase is a mean of distances to the grid. Where all of them are below a quarter of a step so is the phase,
+    # a reading is less than half a step from where the phase expects it, and nobody needs to follow the clock.
+    drifts = np.maximum.reduceat(np.abs(since - steps), firsts) >= STEADY
+    last, before = 0, 0.0
+    for first, end, drifting in zip(firsts.tolist(), ends.tolist(), drifts.tolist(), strict=True):
+        begin = _step_after_pause(float(offsets[first]), before, last) if first else 0
+        if drifting:
+            steps[first:end] = _follow_clock(offsets[first:end], begin)
         else:
-            last = math.floor(offset - phase + 0.5)
-            phase += FOLLOW * (offset - phase - last)
-        steps[row], before = last, offset
+            steps[first:end] += begin
+        last, before = int(steps[end - 1]), float(offsets[end - 1])
+    return steps.astype(np.int64)
+
+
+def _step_after_pause(offset: float, before: float, last: int) -> int:
+    """The step of the first reading after a pause: `offset`, after the one at `before` on step `last`.
+
+    Back to the clock, but never so far that drift hides a pause from the gap rule.
+    """
+    pause = min(max(1, math.floor(offset - before + 0.5)), LONGEST_FILL + 2)
+    return max(math.floor(offset + 0.5), last + pause)
+
+
+def _follow_clock(offsets: np.ndarray, begin: int) -> list[int]:
+    """(n,) times in steps, without a pause, the first of them on step `begin` → n steps of a grid that follows them."""
+    steps, floor = [begin], math.floor
+    phase = float(offsets[0]) - begin
+    for offset in offsets[1:].tolist():
+        on_grid = offset - phase
+        step = floor(on_grid + 0.5)
+        phase += FOLLOW * (on_grid - step)
+        steps.append(step)
     return steps
 
 
@@ -168,16 +188,48 @@ def double_identities(series: list[GlucoseSeries], run_length: int = 24) -> list
 
     Flat runs (a sensor at the edge of its range) do not count.
     """
+    spare_bits = len(series).bit_length()
+    runs = [_complete_runs(one.glucose_mg_dl, run_length, spare_bits) for one in series]
+    shared = _held_by_several([hashes for _, hashes in runs], spare_bits)
     seen: dict[bytes, str] = {}
     pairs: set[tuple[str, str]] = set()
-    for one in series:
-        values = one.glucose_mg_dl
-        if len(values) < run_length:
-            continue
-        runs = np.lib.stride_tricks.sliding_window_view(values, run_length)
-        runs = runs[~np.isnan(runs).any(axis=1) & (np.ptp(runs, axis=1) > run_length / 4)]
-        for key in {row.tobytes() for row in runs}:
+    for one, (begins, hashes) in zip(series, runs, strict=True):
+        # equal runs have equal hashes, so this keeps every run that two people share, and next to nothing else
+        for key in _run_contents(one.glucose_mg_dl, begins[np.isin(hashes, shared)], run_length):
             other = seen.setdefault(key, one.patient_id)
             if other != one.patient_id:
                 pairs.add((other, one.patient_id))
     return sorted(pairs)
+
+
+def _complete_runs(glucose_mg_dl: np.ndarray, run_length: int, spare_bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """(steps,) float32 → where the runs without a gap begin, (n,), and a hash of each, (n,) uint64.
+
+    The hash is a polynomial modulo 2^64 without its last `spare_bits`; as a difference of running sums it costs the
+    same for runs of any length.
+    """
+    if len(glucose_mg_dl) < run_length:
+        return np.empty(0, np.int64), np.empty(0, np.uint64)
+    gaps = np.concatenate([[0], np.cumsum(np.isnan(glucose_mg_dl))])
+    begins = np.flatnonzero(gaps[run_length:] == gaps[:-run_length])
+    numbers = np.ascontiguousarray(glucose_mg_dl, np.float32).view(np.uint32).astype(np.uint64)
+    up, down = (np.cumprod(np.full(len(numbers), base)) for base in (HASH_BASE, HASH_BASE_INVERSE))
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(numbers * up)])
+    return begins, (sums[begins + run_length] - sums[begins]) * down[begins] >> spare_bits
+
+
+def _held_by_several(hashes: list[np.ndarray], spare_bits: int) -> np.ndarray:
+    """(n,) uint64 for each person → the hashes that more than one of them has."""
+    # with the person in the spare bits, one sort brings equal hashes together, and those of one person within them
+    of_each = [(own << spare_bits) + person for person, own in enumerate(hashes)]
+    tagged = np.sort(np.concatenate([np.empty(0, np.uint64), *of_each]))
+    plain = tagged >> spare_bits
+    return np.unique(plain[1:][(plain[1:] == plain[:-1]) & (tagged[1:] != tagged[:-1])])
+
+
+def _run_contents(glucose_mg_dl: np.ndarray, begins: np.ndarray, run_length: int) -> set[bytes]:
+    """The bytes of the runs that begin there and are not flat, each once."""
+    if not len(begins):
+        return set()
+    runs = np.lib.stride_tricks.sliding_window_view(glucose_mg_dl, run_length)[begins]
+    return {run.tobytes() for run in runs[np.ptp(runs, axis=1) > run_length / 4]}

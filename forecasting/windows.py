@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -16,6 +16,7 @@ from forecasting.errors import InvalidSetting
 Part = Literal["train", "validation", "calibration", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "calibration", "test")
 PART_SHARES = (0.6, 0.1, 0.1, 0.2)  # of every patient's readings, in order of time
+DIGEST_CHUNK = 16_384  # windows gathered at a time, so that they stay in the processor's cache
 
 
 class WindowShape(BaseModel):
@@ -40,36 +41,80 @@ class WindowShape(BaseModel):
 
 
 @dataclass(frozen=True)
+class Timeline:
+    """The readings that windows look at, held once: parts of patients, one after the other.
+
+    filled: (steps,) mg/dL, short gaps filled, censored to the sensor's range: where contexts are read
+    raw:    (steps,) mg/dL, NaN where nothing was read: where targets are read
+    """
+
+    filled: np.ndarray
+    raw: np.ndarray
+    context_length: int
+    prediction_length: int
+
+    @property
+    def window_length(self) -> int:
+        return self.context_length + self.prediction_length
+
+    def contexts(self, begins: np.ndarray) -> np.ndarray:
+        """(n,) first steps of windows → (n, context_length) mg/dL."""
+        return _stretches(self.filled, begins, self.context_length)
+
+    def targets(self, begins: np.ndarray) -> np.ndarray:
+        """(n,) first steps of windows → (n, prediction_length) mg/dL."""
+        return _stretches(self.raw, begins + self.context_length, self.prediction_length)
+
+
+@dataclass(frozen=True)
 class Windows:
     """Windows of one or several patients, in order of patient and time.
 
+    Neighbours share all but one of their readings, so windows are places on a timeline; what is selected, joined
+    or pickled are the places, and each reading once. Contexts and targets are gathered when they are asked for.
+
     patient_ids:    (n,) str
     origins:        (n,) datetime64[s], time of the last step of the context
-    context:        (n, context_length) mg/dL, short gaps filled, censored to the sensor's range
-    target:         (n, prediction_length) mg/dL, NaN where nothing was read
     minute_of_day:  (n,) local minute of the day at the origin, NaN where unknown
+    begins:         (n,) int64, the step of the timeline that each context begins with
     """
 
     patient_ids: np.ndarray
     origins: np.ndarray
-    context: np.ndarray
-    target: np.ndarray
     minute_of_day: np.ndarray
+    begins: np.ndarray
+    timeline: Timeline
 
     def __len__(self) -> int:
         return len(self.origins)
 
     def __getitem__(self, rows: np.ndarray | slice) -> "Windows":
         return Windows(
-            self.patient_ids[rows],
-            self.origins[rows],
-            self.context[rows],
-            self.target[rows],
-            self.minute_of_day[rows],
+            self.patient_ids[rows], self.origins[rows], self.minute_of_day[rows], self.begins[rows], self.timeline
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: no gathered copies, and none of the readings that only windows left behind look at.
+
+        Selecting keeps the whole timeline, which costs nothing as it is shared; here it would be copied.
+        """
+        return dict(vars(self._compact()))
 
     def of_patient(self, patient_id: str) -> "Windows":
         return self[self.patient_ids == patient_id]
+
+    @cached_property
+    def context(self) -> np.ndarray:
+        """(n, context_length) mg/dL, short gaps filled, censored to the sensor's range.
+
+        Copies, kept because callers ask in loops. `windows[rows].context` copies those rows and no more.
+        """
+        return self.timeline.contexts(self.begins)
+
+    @cached_property
+    def target(self) -> np.ndarray:
+        """(n, prediction_length) mg/dL, NaN where nothing was read; kept as `context` is."""
+        return self.timeline.targets(self.begins)
 
     @property
     def patients(self) -> list[str]:
@@ -87,20 +132,51 @@ class Windows:
     def digest(self) -> str:
         """sha256 of everything a forecast of these windows can depend on."""
         sha = hashlib.sha256("\n".join(self.ids.tolist()).encode())
-        for values in (self.context, self.target, self.minute_of_day):
-            sha.update(repr(values.shape).encode())
-            sha.update(np.ascontiguousarray(values, np.float32).tobytes())
+        line = self.timeline
+        for gather, length in ((line.contexts, line.context_length), (line.targets, line.prediction_length)):
+            sha.update(repr((len(self), length)).encode())
+            for start in range(0, len(self), DIGEST_CHUNK):  # a copy of everything is not needed here
+                sha.update(np.ascontiguousarray(gather(self.begins[start : start + DIGEST_CHUNK]), np.float32).data)
+        sha.update(repr(self.minute_of_day.shape).encode())
+        sha.update(np.ascontiguousarray(self.minute_of_day, np.float32).data)
         return sha.hexdigest()
+
+    def _compact(self) -> "Windows":
+        """The same windows on a timeline that holds only the steps they look at.
+
+        Every step of a window stays, so its steps remain neighbours in their order.
+        """
+        line, length = self.timeline, self.timeline.window_length
+        looks = np.bincount(self.begins, minlength=len(line.raw) + 1)
+        looks -= np.bincount(self.begins + length, minlength=len(line.raw) + 1)
+        kept = np.cumsum(looks[:-1]) > 0
+        begins = (np.cumsum(kept) - 1)[self.begins]
+        return replace(self, begins=begins, timeline=replace(line, filled=line.filled[kept], raw=line.raw[kept]))
+
+
+def _stretches(values: np.ndarray, begins: np.ndarray, length: int) -> np.ndarray:
+    """(steps,) and (n,) places → (n, length), a copy."""
+    if not len(begins):
+        return np.empty((0, length), values.dtype)
+    return sliding_window_view(values, length)[begins]
 
 
 def concatenate(windows: list[Windows]) -> Windows:
-    """Join windows of several patients; at least one must be given."""
+    """Join windows of several patients; at least one must be given, and all of one shape (else ValueError).
+
+    Timelines are put end to end. A window stays where it was cut, so none reaches into its neighbour's.
+    """
+    lines = [w.timeline for w in windows]
+    [(past, ahead)] = {(line.context_length, line.prediction_length) for line in lines}
+    starts = np.cumsum([0, *(len(line.raw) for line in lines[:-1])])
     return Windows(
         np.concatenate([w.patient_ids for w in windows]),
         np.concatenate([w.origins for w in windows]),
-        np.concatenate([w.context for w in windows]),
-        np.concatenate([w.target for w in windows]),
         np.concatenate([w.minute_of_day for w in windows]),
+        np.concatenate([w.begins + start for w, start in zip(windows, starts, strict=True)]),
+        Timeline(
+            np.concatenate([line.filled for line in lines]), np.concatenate([line.raw for line in lines]), past, ahead
+        ),
     )
 
 
@@ -142,20 +218,30 @@ def cut_windows(series: GlucoseSeries, shape: WindowShape, part: Part) -> Window
     if len(raw) < past + ahead:
         return _no_windows(shape)
     filled = fill_short_gaps(censor(raw), shape.max_fill_bins)
-    context = sliding_window_view(filled, past)[: len(raw) - past - ahead + 1]
-    target = sliding_window_view(raw, ahead)[past:]
-    usable = (
-        ~np.isnan(context).any(axis=1) & ~np.isnan(target).all(axis=1) & ~np.isnan(raw[past - 1 : len(raw) - ahead])
-    )
-    rows = np.flatnonzero(usable)
-    origin_steps = first + rows + past - 1
+    begins = np.flatnonzero(_is_usable(filled, raw, past, ahead))
+    origin_steps = first + begins + past - 1
     return Windows(
-        np.full(len(rows), series.patient_id),
+        np.full(len(begins), series.patient_id),
         series.times[origin_steps],
-        context[rows],
-        target[rows],
         series.minute_of_day[origin_steps],
+        begins,
+        Timeline(filled, raw, past, ahead),
     )
+
+
+def _is_usable(filled: np.ndarray, raw: np.ndarray, past: int, ahead: int) -> np.ndarray:
+    """(steps,) mg/dL, twice → (steps - past - ahead + 1,) bool: whether the window that begins there counts."""
+    ends = len(raw) - ahead  # where the target of the last window begins
+    missing = _count_before(np.isnan(filled))
+    real = _count_before(~np.isnan(raw))
+    context_is_complete = missing[past : ends + 1] == missing[: ends - past + 1]
+    target_has_a_reading = real[past + ahead :] > real[past : ends + 1]
+    return context_is_complete & target_has_a_reading & ~np.isnan(raw[past - 1 : ends])
+
+
+def _count_before(marks: np.ndarray) -> np.ndarray:
+    """(steps,) bool → (steps + 1,) int64: how many are true before each step, and at last in all."""
+    return np.concatenate([[0], np.cumsum(marks)])
 
 
 def cut_all(series: Iterable[GlucoseSeries], shape: WindowShape, part: Part) -> Windows:
@@ -178,10 +264,11 @@ def distinct(windows: Iterable[Windows]) -> Windows:
 
 
 def _no_windows(shape: WindowShape) -> Windows:
+    nothing = np.empty(0, np.float32)
     return Windows(
         np.empty(0, dtype=str),
         np.empty(0, dtype="datetime64[s]"),
-        np.empty((0, shape.context_length), np.float32),
-        np.empty((0, shape.prediction_length), np.float32),
-        np.empty(0, np.float32),
+        nothing,
+        np.empty(0, np.int64),
+        Timeline(nothing, nothing, shape.context_length, shape.prediction_length),
     )

@@ -1,5 +1,7 @@
 """Persistence and ridge, against NumPy and scikit-learn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
@@ -76,7 +78,7 @@ def test_ridge_without_windows_of_a_part_is_insufficient_data(parts, empty):
 def test_everyone_is_forecast_by_a_predictor_of_their_own(parts):
     _, validation, test = parts
     ids = np.where(np.arange(len(test)) % 3, "a", "b")
-    mixed = Windows(ids, test.origins, test.context, test.target, test.minute_of_day)
+    mixed = replace(test, patient_ids=ids)
     own = {"a": Persistence(np.zeros((6, 9))), "b": Persistence.fit(validation)}
     forecasts = PerPatient(own).predict_windows(mixed)
     for patient, predictor in own.items():

@@ -1,12 +1,26 @@
 """Units, range, the grid and the gap rule."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forecasting.cgm import censor, check_range, double_identities, fill_short_gaps, place_on_grid, to_grid, to_mg_dl
+from forecasting.cgm import (
+    FOLLOW,
+    LONGEST_FILL,
+    RESTART_AFTER,
+    GlucoseSeries,
+    censor,
+    check_range,
+    double_identities,
+    fill_short_gaps,
+    place_on_grid,
+    to_grid,
+    to_mg_dl,
+)
 from forecasting.errors import InvalidReadings
 
 EPOCH = np.datetime64("2025-01-06T00:00:00")
@@ -67,6 +81,57 @@ def test_a_drifting_clock_neither_loses_nor_doubles_a_reading(drift, jitter):
     np.testing.assert_array_equal(np.diff(place_on_grid(at(seconds), 5)), 1)
 
 
+def reading_by_reading(seconds: np.ndarray, sampling_minutes: int) -> list[int]:
+    """The grid's rule in one plain loop: every reading moves the phase, whether or not it needs to be followed."""
+    steps, phase, before, last = [], 0.0, -math.inf, 0
+    for row, second in enumerate(seconds.tolist()):
+        offset = (second - int(seconds[0])) / (60.0 * sampling_minutes)
+        if offset - before > RESTART_AFTER:
+            pause = min(max(1, math.floor(offset - before + 0.5)), LONGEST_FILL + 2) if row else 0
+            last = max(math.floor(offset + 0.5), last + pause)
+            phase = offset - last
+        else:
+            last = math.floor(offset - phase + 0.5)
+            phase += FOLLOW * (offset - phase - last)
+        steps.append(last)
+        before = offset
+    return steps
+
+
+# Seconds to the next reading: on the grid, nearly, drifting, twice at once, after one gap, after a pause.
+SPACINGS = st.one_of(
+    st.just(300),
+    st.integers(298, 302),
+    st.integers(225, 375),
+    st.integers(0, 40),
+    st.integers(590, 610),
+    st.integers(700, 40_000),
+)
+
+
+@given(st.lists(SPACINGS, max_size=150), st.sampled_from([1, 5, 15]))
+def test_steps_are_those_of_a_loop_over_every_reading(spacings, sampling_minutes):
+    seconds = np.cumsum([0, *spacings]) * sampling_minutes // 5
+    steps = place_on_grid(at(seconds), sampling_minutes)
+    assert steps.tolist() == reading_by_reading(seconds, sampling_minutes)
+    assert steps.dtype == np.int64
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(750, 40_000)), min_size=1, max_size=5),
+    st.integers(20, 75),
+    st.integers(0, 2**32 - 1),
+)
+def test_jitter_up_to_a_quarter_of_a_step_is_placed_as_the_loop_places_it_after_any_pause(stretches, most, seed):
+    rng = np.random.default_rng(seed)
+    seconds, begin = [0], 0
+    for readings, pause in stretches:
+        seconds += (begin + 300 * np.arange(1, readings + 1) + rng.choice([-most, most, 0], readings)).tolist()
+        begin = seconds[-1] + pause
+    ascending = np.sort(seconds)
+    assert place_on_grid(at(ascending), 5).tolist() == reading_by_reading(ascending, 5)
+
+
 @given(st.lists(st.integers(1, 2), min_size=1, max_size=60), st.integers(0, 2**32 - 1))
 def test_the_grid_is_what_pandas_resamples_to(pauses, seed):
     steps = np.cumsum([0, *pauses])
@@ -110,6 +175,35 @@ def test_a_run_of_24_equal_readings_under_two_ids_is_a_double_identity(series_of
     assert double_identities([one, two]) == [("one", "two")]
     shorter = series_of(np.concatenate([wave(7, seed=3), shared[1:], wave(30, seed=4)]), "two")
     assert double_identities([one, shorter]) == []
+
+
+def run_by_run(people: list[GlucoseSeries], run_length: int) -> list[tuple[str, str]]:
+    """Pairs of people who share a run, by looking each run up among those of the people before."""
+    seen: dict[tuple[float, ...], str] = {}
+    pairs = set()
+    for one in people:
+        values = one.glucose_mg_dl.tolist()
+        for begin in range(len(values) - run_length + 1):
+            run = tuple(values[begin : begin + run_length])
+            if any(map(math.isnan, run)) or max(run) - min(run) <= run_length / 4:
+                continue
+            if (other := seen.setdefault(run, one.patient_id)) != one.patient_id:
+                pairs.add((other, one.patient_id))
+    return sorted(pairs)
+
+
+@given(st.lists(st.lists(st.sampled_from([100, 104, 110, None]), max_size=60), max_size=5), st.integers(2, 6))
+def test_double_identities_are_those_of_a_search_run_by_run(series_of, readings, run_length):
+    people = [series_of(np.array(values, float), f"p{k}") for k, values in enumerate(readings)]
+    assert double_identities(people, run_length) == run_by_run(people, run_length)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 100), st.integers(0, 60))
+def test_a_copied_stretch_is_found_wherever_it_begins(series_of, wave, seed, begin, length):
+    readings = [wave(200, seed + k, 0.02) for k in range(4)]
+    readings[2][40 : 40 + length] = readings[1][begin : begin + length]
+    people = [series_of(values, f"p{k}") for k, values in enumerate(readings)]
+    assert double_identities(people) == run_by_run(people, 24)
 
 
 def test_two_sensors_flat_at_the_edge_of_their_range_are_not_one_person(series_of):

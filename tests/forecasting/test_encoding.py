@@ -45,6 +45,21 @@ def test_every_step_has_its_own_time_of_day_and_midnight_is_no_edge(contexts):
     np.testing.assert_allclose(x[0, :, 2:], x[1, :, 2:], atol=1e-6)
 
 
+def test_inputs_are_those_of_the_plain_formula_in_windows_of_any_number_and_length(wave):
+    """Float64, a sine of its own for every step; 2,100 windows are more than are written at a time."""
+    minutes = np.where(np.arange(2100) % 7 == 0, np.nan, np.arange(2100) % 1440).astype(np.float32)
+    for n, length, sampling_minutes in ((1, 36, 5), (2100, 36, 5), (3, 288, 5), (4, 12, 15)):
+        context = wave(n * length).reshape(n, length).clip(40, 400).astype(np.float32)
+        x = encode(context, minutes[-n:], sampling_minutes, LEVEL).x
+        known = ~np.isnan(minutes[-n:])[:, None] * np.ones(length)
+        back = sampling_minutes * np.arange(length - 1, -1, -1)
+        angle = 2 * np.pi * (np.nan_to_num(minutes[-n:].astype(float))[:, None] - back) / 1440
+        change, level = context.astype(float) - context[:, -1:], context[:, -1:] - np.zeros(length)
+        channels = [change / 50, (level - 140) / 50, known * np.sin(angle), known * np.cos(angle), known]
+        np.testing.assert_allclose(x, np.stack(channels, axis=-1), rtol=0, atol=1e-6)
+        assert x.dtype == np.float32
+
+
 def test_an_unknown_time_of_day_is_masked_for_that_window_alone(contexts):
     x = encode(contexts, np.array([np.nan] + [600.0] * 7), 5, LEVEL).x
     assert (x[0, :, 2:] == 0).all()

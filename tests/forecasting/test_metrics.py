@@ -12,7 +12,7 @@ from sklearn.metrics import (
 from forecasting import metrics
 from forecasting.bundle import QUANTILES
 from forecasting.forecaster import Forecasts
-from forecasting.windows import Windows
+from forecasting.windows import Timeline, Windows
 
 RNG = np.random.default_rng(1)
 TRUTH = RNG.uniform(40, 400, 500)
@@ -57,7 +57,9 @@ def scored() -> dict:
     target[1:, 11] = np.nan
     mean = target.copy()
     mean[0, 5], mean[0, 11], mean[1:, 5], mean[1:, 11] = 160, 130, 190, 999
-    windows = Windows(ids, np.arange(4).astype("datetime64[s]"), np.full((4, 36), 150.0), target, np.zeros(4))
+    readings = np.hstack([np.full((4, 36), 150.0), target]).ravel()
+    timeline = Timeline(readings, readings, context_length=36, prediction_length=12)
+    windows = Windows(ids, np.arange(4).astype("datetime64[s]"), np.zeros(4), 48 * np.arange(4), timeline)
     quantiles = mean[..., None] + np.linspace(-45, 45, 9)
     return metrics.score_patients(windows, Forecasts.of(mean, quantiles, QUANTILES), {30: 5, 60: 11})
 

@@ -1,12 +1,19 @@
 """Tidy tables: clocks, order, and what is refused."""
 
+from dataclasses import astuple
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pandas._libs.parsers import STR_NA_VALUES
 
 from forecasting.cgm import GlucoseSeries
 from forecasting.errors import InvalidReadings, NotFound
-from forecasting.readers.tidy import in_repeated_hour, read_tidy
+from forecasting.readers import tidy
+from forecasting.readers.tidy import MISSING, in_repeated_hour, read_tidy
 
 HEADER = "patient_id,timestamp,glucose_mg_dl\n"
 
@@ -123,6 +130,105 @@ def test_a_table_that_cannot_be_used_is_refused_in_a_sentence(read, text, senten
     with pytest.raises(InvalidReadings, match=sentence) as refused:
         read(text, header="")
     assert "\n" not in str(refused.value)
+
+
+def outcome(path: Path) -> list[str] | str:
+    """What reading gives, to compare: every series in words, or the sentence of the refusal."""
+    try:
+        return [f"{astuple(series)} {series.glucose_mg_dl.tolist()}" for series in read_tidy(path)]
+    except InvalidReadings as refused:
+        return str(refused)
+
+
+USUAL = {
+    "patient_id": ["a", "b"],
+    "timestamp": ["2025-01-06 00:00", "2025-01-06 00:05"],
+    "glucose_mg_dl": ["100", "9e1"],
+}
+ODD = {
+    "patient_id": ["007", " a", "", " ", '""', "NA", "None", "1.0", "é", '"a,b"', '"a""b"', '"a\nb"', 'a"b'],
+    "timestamp": [
+        *(
+            "2025-01-06",
+            "2025-01-06T00:10",
+            "2025-01-06 00",
+            "20250106T0005",
+            "2025-01-06 00:05:00.25",
+            "2025-01-06 24:00",
+        ),
+        *(
+            "2025-01-06 00:05Z",
+            "2025-01-06T00:05:00+01:00",
+            "2025-01-06 00:05-0330",
+            "2025-01-06 00:05+01",
+            "2025-02-30",
+        ),
+        *(
+            " 2025-01-06 00:05 ",
+            '"2025-01-06 00:05"',
+            "06/01/2025",
+            "2025/01/06",
+            "1736121600",
+            "NA",
+            "",
+            "2025-1-6",
+            "2025",
+        ),
+    ],
+    "glucose_mg_dl": [
+        *(
+            "120.5",
+            "1.2E+02",
+            "+100",
+            " 100 ",
+            "Low",
+            "NA",
+            "Nan",
+            "NAN",
+            "inf",
+            "",
+            "1_000",
+            '"1,000"',
+            '"100"',
+            "0x64",
+        ),
+        *("1e400", "100.", ".5e3", "True", "99.99999999999999999", "-nan", "nan(1)", "9", "5.5"),
+    ],
+}
+CELLS = [st.one_of(st.sampled_from(USUAL[name]), st.sampled_from(ODD[name])) for name in USUAL]
+ROWS = st.one_of(
+    st.tuples(*map(st.sampled_from, USUAL.values())), st.tuples(*CELLS), st.lists(st.just("1"), max_size=5)
+)
+
+
+@given(st.lists(ROWS, max_size=4), st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from([b"", b"\xff", b"\0"]))
+def test_arrow_reads_nothing_otherwise_than_pandas_alone(tmp_path_factory, rows, line_end, tail):
+    path = tmp_path_factory.getbasetemp() / "table.csv"
+    path.write_bytes(line_end.join([HEADER.strip(), *map(",".join, rows)]).encode() + tail)
+    found = outcome(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tidy, "_read_plain_csv", lambda *_: None)
+        assert found == outcome(path)
+
+
+def test_plain_tables_are_read_by_arrow(tmp_path, monkeypatch):
+    """Else the comparison with pandas compares pandas with itself."""
+    monkeypatch.setattr(pd, "read_csv", None)
+    for times in (("2025-01-06 08:00", "2025-01-06T08:05:30"), ("2025-01-06 08:00+01:00", "2025-01-06 08:05+01:00")):
+        (tmp_path / "t.csv").write_text("\ufeff" + HEADER + stamped(*times))
+        [series] = read_tidy(tmp_path / "t.csv")
+        assert series.start == np.datetime64("2025-01-06T08:00:00")
+
+
+def test_what_counts_as_missing_is_what_pandas_counts():
+    assert set(MISSING) == STR_NA_VALUES
+
+
+def test_a_compressed_table_is_read_too(tmp_path):
+    pd.DataFrame({"patient_id": ["007"], "timestamp": ["2025-01-06"], "glucose_mg_dl": [100]}).to_csv(
+        tmp_path / "t.csv.gz"
+    )
+    assert [series.patient_id for series in read_tidy(tmp_path / "t.csv.gz")] == ["007"]
 
 
 @pytest.mark.parametrize("column", ["patient_id", "timestamp"])

@@ -1,5 +1,6 @@
 """Series → windows: what is in a window, and what can never be."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from forecasting.cgm import GlucoseSeries
 from forecasting.errors import InvalidSetting
-from forecasting.windows import PARTS, Windows, WindowShape, cut_all, cut_windows, part_bounds, thin
+from forecasting.windows import (
+    PARTS,
+    Windows,
+    WindowShape,
+    concatenate,
+    cut_all,
+    cut_windows,
+    distinct,
+    part_bounds,
+    thin,
+)
 
 SMALL = WindowShape(context_length=6, prediction_length=4)
 STEP = np.timedelta64(300, "s")
@@ -145,15 +157,87 @@ def test_ids_are_unique_over_people_and_time(virtual):
     assert windows.ids[0] == f"adolescent_001@{windows.origins[0]}"
 
 
-@pytest.mark.parametrize("part", ["patient_ids", "origins", "context", "target", "minute_of_day"])
-def test_the_digest_changes_with_any_part_of_any_window(series_of, wave, part):
+@pytest.mark.parametrize("part", ["patient_ids", "origins", "minute_of_day"])
+def test_the_digest_changes_with_what_is_known_of_any_window(series_of, wave, part):
     windows = cut_windows(series_of(wave(100)), SMALL, "train")
     values = getattr(windows, part).copy()
-    last = (-1,) * values.ndim
-    values[last] = "q" if part == "patient_ids" else values[last] + (STEP if part == "origins" else 1)
+    values[-1] = "q" if part == "patient_ids" else values[-1] + (STEP if part == "origins" else 1)
     assert replace(windows, **{part: values}).digest != windows.digest
     assert windows[: len(windows)].digest == windows.digest
     assert windows[1:].digest != windows.digest
+
+
+@pytest.mark.parametrize(("readings", "step"), [("filled", 0), ("filled", -5), ("raw", 6), ("raw", -1)])
+def test_the_digest_changes_with_any_reading_of_any_window(series_of, wave, readings, step):
+    windows = cut_windows(series_of(wave(100)), SMALL, "train")
+    values = getattr(windows.timeline, readings).copy()
+    values[step] += 1
+    assert replace(windows, timeline=replace(windows.timeline, **{readings: values})).digest != windows.digest
+
+
+@pytest.fixture
+def with_holes(series_of) -> list[GlucoseSeries]:
+    """Two people by arithmetic alone: gaps that are filled, gaps that are not, a censored reading, a clock unknown."""
+    steps = np.arange(400)
+    values = 100.0 + steps % 37 * 5 - steps % 11
+    values[(steps % 29 == 3) | ((steps >= 150) & (steps < 156))] = np.nan
+    values[200] = 450
+    start = np.datetime64("2025-01-06T00:02:00")
+    return [series_of(values, "a"), series_of(values[::-1], "b", start=start, clock="utc")]
+
+
+def test_digests_are_those_that_kept_results_are_found_by(with_holes, virtual):
+    """Forecasts and teachers on disk bear these names, computed when windows were still copies."""
+    windows = cut_all(with_holes, SMALL, "train")
+    assert windows.digest == "0744576976007db5573cd0bc021a2b595ae0bdbfa7e19044b82dd502f1329a88"
+    assert windows.of_patient("b").digest == "fc13a774d16b22bf188acbc7fc11390a570faaa2c967a93ebd8a15b8bca0ca00"
+    of_cohort = thin(cut_all(virtual.everyone, WindowShape(), "validation"), 1000)
+    assert of_cohort.digest == "c5a642ca63def7f6c59d62c79278a43330a2786358ce11f642c4bc662c26fa34"
+
+
+def as_copies(windows: list[Windows]) -> dict[str, np.ndarray]:
+    """What windows showed when each was a copy of its readings."""
+    names = ("patient_ids", "origins", "context", "target", "minute_of_day")
+    return {name: np.concatenate([getattr(w, name) for w in windows]) for name in names}
+
+
+def assert_shows(windows: Windows, copies: dict[str, np.ndarray], rows: np.ndarray | slice = slice(None)) -> None:
+    for name, values in copies.items():
+        np.testing.assert_array_equal(getattr(windows, name), values[rows])
+
+
+@given(st.integers(0, 10_000), st.lists(st.integers(0, 120), min_size=1, max_size=4), st.data())
+def test_selecting_joining_and_pickling_move_no_reading(series_of, wave, seed, lengths, data):
+    people = [series_of(np.append(wave(n, seed + k, 0.1), 100), f"p{k}") for k, n in enumerate(lengths)]
+    apart = [cut_windows(one, SMALL, part) for one in people for part in PARTS]
+    joined, copies = concatenate(apart), as_copies(apart)
+    rows = np.flatnonzero(data.draw(st.lists(st.booleans(), min_size=len(joined), max_size=len(joined))))
+    some, every_third = joined[rows], joined[::3]
+    assert_shows(joined, copies)
+    assert_shows(some, copies, rows)
+    assert_shows(pickle.loads(pickle.dumps(some)), copies, rows)  # noqa: S301
+    assert_shows(concatenate([every_third, some]), as_copies([every_third, some]))
+    assert_shows(distinct([joined, some]), copies, np.argsort(joined.ids))
+    assert joined[rows].digest == pickle.loads(pickle.dumps(some)).digest  # noqa: S301
+
+
+def test_windows_of_different_shapes_are_not_joined(series_of, wave):
+    longer = SMALL.model_copy(update={"prediction_length": 5})
+    with pytest.raises(ValueError, match="unpack"):
+        concatenate([cut_windows(series_of(wave(100)), shape, "train") for shape in (SMALL, longer)])
+
+
+def test_what_is_pickled_holds_each_reading_once_and_those_of_others_never(virtual):
+    windows = cut_all(virtual.everyone, WindowShape(), "train")
+    one = windows.of_patient("adult_001")
+    [series] = [s for s in virtual.everyone if s.patient_id == "adult_001"]
+    first, end = part_bounds(series, WindowShape(), "train")
+    assert len(pickle.dumps(windows)) < 0.6 * (windows.context.nbytes + windows.target.nbytes)
+    assert one.context.any(), "is gathered, and must not be pickled for it"
+    sent = pickle.loads(pickle.dumps(one))  # noqa: S301
+    assert len(sent.timeline.raw) <= end - first < len(one.timeline.raw) / 20
+    assert "context" not in vars(sent)
+    assert sent.digest == one.digest
 
 
 def test_series_and_windows_of_different_grids_are_refused(series_of):
