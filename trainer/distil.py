@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from forecasting.bundle import read_bundle, write_bundle
+from forecasting.bundle import Bundle, read_bundle, write_bundle
 from forecasting.errors import InsufficientData
 from forecasting.forecaster import Forecaster
+from forecasting.metrics import Scores
 from forecasting.readers.datasets import Cohort
 from forecasting.references import model_name
 from forecasting.windows import Windows, WindowShape, cut_all, thin
@@ -20,6 +21,7 @@ from trainer.export import export_onnx
 from trainer.fit import Fitted, Training, build_examples, epochs
 from trainer.kept import drop_state, fingerprint, state_of, written_whole
 from trainer.progress import unheard
+from trainer.quantise import MOST_MOVED_MG_DL, moved_mg_dl, quantise
 from trainer.settings import ModelSettings, TrainingSettings
 from trainer.teacher import BuiltModel, build_model, save_weights
 from trainer.teacher_forecasts import TeacherForecasts
@@ -121,12 +123,37 @@ def _write_student(run: StudentRun, data: StudentData, built: BuiltModel, fitted
     with written_whole(folder) as scratch:
         difference = export_onnx(built.model, built.spec, scratch / "model.onnx")
         save_weights(built, scratch)
-        metrics = {"export_difference_mg_dl": difference, "validation_loss": list(fitted.validation_loss)}
+        metrics: dict[str, Any] = {
+            "export_difference_mg_dl": difference,
+            "validation_loss": list(fitted.validation_loss),
+        }
         bundle = write_bundle(scratch, built.spec, metrics, _origin(run, data, built, fitted))
-        validation = data.validation  # scored by the exported file, which is what is served
-        forecasts = Forecaster.open(bundle).predict(validation.context, validation.minute_of_day)
-        scores = scores_of(validation, forecasts, run.shape)["mean"]
+        scores = _validation_scores(bundle, data.validation)
+        if run.student.quantise == "int8":
+            metrics["int8"], scores = _quantised(bundle, data.validation, scores)
         write_bundle(scratch, built.spec, metrics | {"validation": scores}, bundle.origin)
+
+
+def _validation_scores(bundle: Bundle, validation: Windows) -> dict[str, Scores]:
+    """{horizon: scores}, of the exported file, which is what is served."""
+    forecasts = Forecaster.open(bundle).predict(validation.context, validation.minute_of_day)
+    return scores_of(validation, forecasts, bundle.spec.shape)["mean"]  # type: ignore[no-any-return]
+
+
+def _quantised(
+    bundle: Bundle, validation: Windows, scores: dict[str, Scores]
+) -> tuple[dict[str, Any], dict[str, Scores]]:
+    """What came of eight-bit weights, and the scores of the file that was kept."""
+    path = bundle.folder / "model.onnx"
+    exact = path.read_bytes()
+    quantise(path)
+    after = _validation_scores(write_bundle(bundle.folder, bundle.spec, {}, bundle.origin), validation)
+    moved = moved_mg_dl(*({h: each["rmse"] for h, each in found.items()} for found in (scores, after)))
+    told = {"kept": moved < MOST_MOVED_MG_DL, "rmse_moved_mg_dl": moved}
+    if told["kept"]:
+        return told, after
+    path.write_bytes(exact)
+    return told, scores
 
 
 def _origin(run: StudentRun, data: StudentData, built: BuiltModel, fitted: Fitted) -> dict[str, Any]:

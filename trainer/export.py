@@ -29,7 +29,7 @@ def export_onnx(model: TimeLLM, spec: ModelSpec, path: Path) -> float:
 
     Raises IntegrityError where the file differs by more than 1e-3 mg/dL at any batch size.
     """
-    folded = Folded(model).cpu().eval()
+    folded = Folded(model.cpu())
     # Two rows, one with a hole in the prompt's mask: with one row the batch dimension freezes unnoticed.
     example = _random_inputs(spec, 2)
     batch = torch.export.Dim("batch", min=1, max=4096)

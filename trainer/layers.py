@@ -1,5 +1,7 @@
 """The parts of Time-LLM around its backbone (Jin et al., ICLR 2024, section 3)."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,31 +64,65 @@ class DirectPrototypes(nn.Module):
         return self.table
 
 
+@dataclass(frozen=True)
+class FoldedPrototypes:
+    """What patches meet of the prototypes: products of weights alone, so that inference computes them once.
+
+    scores:  (num_heads · num_prototypes, d_model), query times key, scaled; bias: (num_heads · num_prototypes,)
+    mixture: (embed_dim, num_heads · num_prototypes), value times output; None where both apart are less work
+    values:  (num_heads, num_prototypes, key_dim), in that case
+    """
+
+    scores: Tensor
+    bias: Tensor
+    mixture: Tensor | None
+    values: Tensor | None
+
+
 class Reprogramming(nn.Module):
-    """Cross-attention from patches to prototypes. (batch, num_patches, d_model) → (batch, num_patches, embed_dim)"""
+    """Cross-attention from patches to prototypes. (batch, num_patches, d_model) → (batch, num_patches, embed_dim)
+
+    All windows share the prototypes, so softmax(q kᵀ / √key_dim) v with q = patches W_q is computed as
+    softmax(patches (W_q kᵀ / √key_dim)) v: the same numbers from fewer and larger products.
+    """
 
     def __init__(self, d_model: int, num_heads: int, key_dim: int, embed_dim: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
+        self.num_heads, self.key_dim, self.embed_dim = num_heads, key_dim, embed_dim
         self.query = nn.Linear(d_model, num_heads * key_dim)
         self.key = nn.Linear(embed_dim, num_heads * key_dim)
         self.value = nn.Linear(embed_dim, num_heads * key_dim)
         self.out = nn.Linear(num_heads * key_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
 
-    def keys_and_values(self, prototypes: Tensor) -> tuple[Tensor, Tensor]:
-        """(num_prototypes, embed_dim) → two of (1, num_heads, num_prototypes, key_dim), constant at inference."""
-        return self._heads(self.key(prototypes)[None]), self._heads(self.value(prototypes)[None])
+    def fold(self, prototypes: Tensor) -> FoldedPrototypes:
+        """prototypes: (num_prototypes, embed_dim)"""
+        keys, values = self._heads(self.key(prototypes)), self._heads(self.value(prototypes))
+        query = self.query.weight.unflatten(0, (self.num_heads, self.key_dim))  # (num_heads, key_dim, d_model)
+        scale = self.key_dim**-0.5
+        scores = (keys @ query).flatten(0, 1) * scale
+        bias = (keys @ self.query.bias.unflatten(0, (self.num_heads, self.key_dim, 1))).flatten() * scale
+        if not folds_values(len(prototypes), self.key_dim, self.embed_dim):
+            return FoldedPrototypes(scores, bias, None, values)
+        out = self.out.weight.unflatten(1, (self.num_heads, self.key_dim)).permute(1, 2, 0)
+        return FoldedPrototypes(scores, bias, (values @ out).flatten(0, 1).T, None)
 
-    def forward(self, patches: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        batch, num_patches, _ = patches.shape
-        # All windows share the prototypes, so their patches can stand in one long row of queries.
-        query = self._heads(self.query(patches).reshape(1, batch * num_patches, -1))
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, keys, values, dropout_p=dropout)
-        return self.out(mixed.transpose(1, 2).reshape(batch, num_patches, -1))
+    def forward(self, patches: Tensor, folded: FoldedPrototypes) -> Tensor:
+        scores = F.linear(patches, folded.scores, folded.bias).unflatten(-1, (self.num_heads, -1))
+        weights = self.dropout(scores.softmax(dim=-1))  # (batch, num_patches, num_heads, num_prototypes)
+        if folded.mixture is not None:
+            return F.linear(weights.flatten(2), folded.mixture, self.out.bias)
+        assert folded.values is not None
+        mixed = weights.flatten(0, 1).transpose(0, 1) @ folded.values  # (num_heads, batch · num_patches, key_dim)
+        return self.out(mixed.transpose(0, 1).flatten(1).unflatten(0, patches.shape[:2]))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (self.num_heads, self.key_dim)).transpose(0, 1)
+
+
+def folds_values(num_prototypes: int, key_dim: int, embed_dim: int) -> bool:
+    """Is one product with (values · output) no more work than one with the values and one with the output?"""
+    return num_prototypes * embed_dim <= key_dim * (num_prototypes + embed_dim)
 
 
 class ForecastHead(nn.Module):

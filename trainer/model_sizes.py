@@ -10,6 +10,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoModel
 
 from forecasting.prompts import PromptSpec
@@ -24,7 +25,7 @@ from trainer.time_llm import TimeLLM
 
 BYTES = 4  # of a float32
 STEP_WINDOWS = 32
-FOLDED_AWAY = ("prototypes.", "reprogramming.key.", "reprogramming.value.")
+FOLDED_AWAY = ("prototypes.", "reprogramming.")
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,22 @@ def size_of(row: Backbone) -> ModelSize:
         return ModelSize(count, _trained(teacher), None, None)
     settings = ModelSettings(backbone=row.name)
     student = _on_meta(row, settings)
-    return ModelSize(count, _trained(teacher), _trained(student), BYTES * exported_parameters(student, settings))
+    return ModelSize(count, _trained(teacher), _trained(student), BYTES * exported_parameters(student))
 
 
-def exported_parameters(student: TimeLLM, settings: ModelSettings) -> int:
-    """Values in the exported file: the words are not read, the prototypes become keys and values."""
+def exported_parameters(student: TimeLLM) -> int:
+    """Values in the exported file: the words are not read, prototypes and all that meets them become constants."""
     words = student.backbone.get_input_embeddings().weight
-    kept = sum(
-        p.numel() for name, p in student.named_parameters() if p is not words and not name.startswith(FOLDED_AWAY)
-    )
-    return kept + 2 * settings.num_prototypes * settings.num_heads * settings.d_ff
+    kept = [p for name, p in student.named_parameters() if p is not words and not name.startswith(FOLDED_AWAY)]
+    return sum(tensor.numel() for tensor in (*kept, *constants_of(student)))
+
+
+def constants_of(model: TimeLLM) -> list[Tensor]:
+    """What the folded reprogramming keeps: its constants, and the output map where that stays apart."""
+    folded, out = model.fold(), model.reprogramming.out
+    apart = folded.mixture is None
+    kept = (folded.scores, folded.bias, folded.mixture, folded.values, out.bias, out.weight if apart else None)
+    return [tensor for tensor in kept if tensor is not None]
 
 
 def _on_meta(row: Backbone, settings: ModelSettings) -> TimeLLM:

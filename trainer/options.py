@@ -104,6 +104,12 @@ def given_options(
     student_freeze: Annotated[
         str | None, typer.Option(help="The same for the student.", rich_help_panel=MODELS)
     ] = None,
+    student_quantise: Annotated[
+        str | None,
+        typer.Option(
+            help="int8: the exported file with 8-bit weights, where its forecasts stay as good.", rich_help_panel=MODELS
+        ),
+    ] = None,
     normalisation: Annotated[
         str | None,
         typer.Option(help="level (anchored on the last reading) or revin (the paper's).", rich_help_panel=MODELS),
@@ -170,6 +176,20 @@ def given_options(
             help="Processes that train the teacher together: one per GPU, or one, by default.", rich_help_panel=TRAINING
         ),
     ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--gradient-checkpointing",
+            help="Less memory, more time: compute each layer again for its gradient.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile", help="torch.compile, for long trainings; needs a C++ compiler.", rich_help_panel=TRAINING
+        ),
+    ] = None,
     runs: Runs = None,
 ) -> Given:
     """What was given: settings are the defaults, then the run file, then these options."""
@@ -190,6 +210,7 @@ def given_options(
             "student.prompt": student_prompt,
             "teacher.freeze": teacher_freeze,
             "student.freeze": student_freeze,
+            "student.quantise": student_quantise,
             "teacher.normalisation.kind": normalisation,
             "student.normalisation.kind": normalisation,
             "teacher.quantiles": levels,
@@ -203,6 +224,10 @@ def given_options(
             "distil_epochs": distill_epochs,
             "teacher_training.learning_rate": lr,
             "student_training.learning_rate": lr,
+            "teacher_training.gradient_checkpointing": gradient_checkpointing,
+            "student_training.gradient_checkpointing": gradient_checkpointing,
+            "teacher_training.compile": compile,
+            "student_training.compile": compile,
             "teacher_training.batch_size": batch_size,
             "student_training.batch_size": batch_size,
             "teacher_training.seed": seed,

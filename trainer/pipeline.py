@@ -43,13 +43,19 @@ class Outcome:
 
     @property
     def verdicts(self) -> list[str]:
-        """What the test part says of distillation, plainly, at every horizon."""
+        """What the test part says of distillation, plainly, at every horizon; and what became of int8 weights."""
         distilled, alone = self.evaluation.rmse(STUDENT), self.evaluation.rmse(STUDENT_ALONE)
-        return [
+        sentences = [
             f"distilled against the same student alone at {h} min: {distilled[h] - alone[h]:+.2f} mg/dL RMSE "
             f"({'lower' if distilled[h] < alone[h] else 'no benefit'}; one seed proves nothing)"
             for h in distilled
         ]
+        if told := self.bundle.metrics.get("int8"):
+            became = "kept" if told["kept"] else "not kept, the weights stay float32"
+            sentences.append(
+                f"int8 weights: RMSE on validation moved by {told['rmse_moved_mg_dl']:.2f} mg/dL: {became}"
+            )
+        return sentences
 
 
 @dataclass(frozen=True)

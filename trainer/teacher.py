@@ -19,7 +19,7 @@ from forecasting.windows import Windows, WindowShape, cut_all, thin
 from trainer.backbones import LoadedBackbone, load_backbone, prompt_of, weights_digest
 from trainer.catalogue import BACKBONES, Backbone, find_backbone
 from trainer.export import export_onnx
-from trainer.fit import Training, build_examples, fit
+from trainer.fit import Training, build_examples, fit, windows_at_once
 from trainer.kept import drop_state, fingerprint, state_of, written_whole
 from trainer.progress import Report
 from trainer.settings import ModelSettings, PipelineSettings, TrainingSettings
@@ -76,14 +76,18 @@ def best_device() -> torch.device:
 
 
 def torch_network(model: TimeLLM) -> Network:
-    """(x, prompt_ids) → y in NumPy, folded, without gradients."""
+    """(x, prompt_ids) → y in NumPy, folded, without gradients, as many windows at once as suit the device."""
     folded = Folded(model)
     device = next(model.parameters()).device
 
+    @torch.inference_mode()
     def run(x: np.ndarray, prompt_ids: np.ndarray | None) -> np.ndarray:
-        ids = None if prompt_ids is None else torch.from_numpy(prompt_ids).to(device)
-        with torch.inference_mode():
-            return folded(torch.from_numpy(x).to(device), ids).cpu().numpy()
+        outputs = []
+        for start in range(0, len(x), windows_at_once(device)):
+            rows = slice(start, start + windows_at_once(device))
+            ids = None if prompt_ids is None else torch.from_numpy(prompt_ids[rows]).to(device)
+            outputs.append(folded(torch.from_numpy(x[rows]).to(device), model.trim(ids)).cpu())
+        return torch.cat(outputs).numpy()
 
     return run
 

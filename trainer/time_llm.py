@@ -1,10 +1,14 @@
 """Time-LLM: patches of glucose, reprogrammed into a language model's embedding space (Jin et al., ICLR 2024)."""
 
 import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from forecasting.bundle import ModelSpec
 from forecasting.errors import InvalidSetting
@@ -14,6 +18,7 @@ from trainer.backbones import LoadedBackbone
 from trainer.catalogue import find_backbone
 from trainer.layers import (
     DirectPrototypes,
+    FoldedPrototypes,
     ForecastHead,
     PatchEmbedding,
     Reprogramming,
@@ -62,37 +67,81 @@ class TimeLLM(nn.Module):
             self.num_patches, settings.d_ff, shape.prediction_length, len(settings.quantiles), settings.dropout
         )
         self._freeze(settings)
+        reads_prompt = prompt.kind != "none"
+        # later tokens change nothing in a causal prompt, nor does training where the backbone is frozen
+        self.prompt_is_constant = reads_prompt and settings.freeze == "backbone" and is_causal(backbone)
+        self.trims_prompts = reads_prompt and hides_padding(backbone)
 
     def forward(self, x: Tensor, prompt_ids: Tensor | None = None) -> Tensor:
-        return self.forecast(x, prompt_ids, *self.keys_and_values())
+        return self.forecast(x, prompt_ids, self.fold())
 
-    def keys_and_values(self) -> tuple[Tensor, Tensor]:
-        """Keys and values of the prototypes: they depend on weights alone, so inference computes them once."""
-        return self.reprogramming.keys_and_values(self.prototypes())
+    def fold(self) -> FoldedPrototypes:
+        """What depends on weights alone: training computes it in every step, inference once."""
+        return self.reprogramming.fold(self.prototypes())
 
-    def forecast(self, x: Tensor, prompt_ids: Tensor | None, keys: Tensor, values: Tensor) -> Tensor:
-        """The forward pass for given keys and values."""
-        embedded = self.reprogramming(self.patching(x), keys, values)  # (batch, num_patches, embed_dim)
-        mask = None
-        if prompt_ids is not None:
-            words = self.backbone.get_input_embeddings()(prompt_ids).to(embedded.dtype)
-            embedded = torch.cat([words, embedded], dim=1)
-            mask = torch.cat(
-                [prompt_ids != self.prompt.pad_id, torch.ones_like(x[:, : self.num_patches, 0]) > 0], dim=1
-            )
-            mask = mask.long()
-        embedded = embedded.to(self.backbone.dtype)
-        hidden = self.backbone(inputs_embeds=embedded, attention_mask=mask, **self._positions(mask)).last_hidden_state
+    def forecast(self, x: Tensor, prompt_ids: Tensor | None, folded: FoldedPrototypes) -> Tensor:
+        """The forward pass for folded prototypes."""
+        embedded = self.reprogramming(self.patching(x), folded).to(self.backbone.dtype)
+        hidden = self._read(embedded) if prompt_ids is None else self._read_after_prompt(embedded, prompt_ids)
         return self.head(hidden[:, -self.num_patches :, : self.d_ff].float())
 
-    def _positions(self, mask: Tensor | None) -> dict[str, Tensor]:
+    def trim(self, prompt_ids: Tensor | None) -> Tensor | None:
+        """Prompts without the columns that are padding in all of them, which cost time and change nothing."""
+        if prompt_ids is None or not self.trims_prompts:
+            return prompt_ids
+        return prompt_ids[:, : int((prompt_ids != self.prompt.pad_id).sum(dim=1).max())]
+
+    def _read(self, embedded: Tensor, **more: Any) -> Tensor:
+        """(batch, tokens, embed_dim) → (batch, tokens, hidden_dim)"""
+        return self.backbone(inputs_embeds=embedded, **more).last_hidden_state  # type: ignore[no-any-return]
+
+    def _read_after_prompt(self, embedded: Tensor, prompt_ids: Tensor) -> Tensor:
+        """(batch, num_patches, embed_dim) → hidden states, those of the patches last."""
+        words = self.backbone.get_input_embeddings()(prompt_ids)
+        real = prompt_ids != self.prompt.pad_id
+        mask = torch.cat([real, real.new_ones(embedded.shape[:2])], dim=1).long()
+        positions = self._positions(mask)
+        if self.training and self.prompt_is_constant:
+            past = self._read_prompt(words, mask, positions)
+            own = {name: p[:, words.shape[1] :] for name, p in positions.items()}
+            return self._read(embedded, attention_mask=mask, past_key_values=past, **own)
+        return self._read(torch.cat([words, embedded], dim=1), attention_mask=mask, **positions)
+
+    @torch.no_grad()
+    def _read_prompt(self, words: Tensor, mask: Tensor, positions: dict[str, Tensor]) -> Any:
+        """Keys and values of the prompt: where nothing in them is trained, no gradient goes through its tokens."""
+        length = words.shape[1]
+        own = {name: p[:, :length] for name, p in positions.items()}
+        return self.backbone(
+            inputs_embeds=words, attention_mask=mask[:, :length], use_cache=True, **own
+        ).past_key_values
+
+    def _positions(self, mask: Tensor) -> dict[str, Tensor]:
         """Positions that skip the padding, as if nothing were padded, for families that take them.
 
         The others take none (relative or learned by the mask: OPT counts it itself).
         """
-        if mask is None or not self.takes_positions:
-            return {}
-        return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+        return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if self.takes_positions else {}
+
+    def recompute_layers(self) -> None:
+        """Gradient checkpointing: training keeps what goes into each layer of the backbone, not what happens inside.
+
+        By hand: the backbone's own switch asks for train mode, which would turn its dropout on.
+        Raises InvalidSetting where transformers marks no layer of this family (ALBERT).
+        """
+        self.prompt_is_constant = False  # a layer that is computed twice would append to the prompt's keys twice
+        layers = [layer for layer in self.backbone.modules() if isinstance(layer, GradientCheckpointingLayer)]
+        if not layers:
+            raise InvalidSetting(
+                f"gradient_checkpointing is not to be had with {type(self.backbone).__name__}; leave it out"
+            )
+        for layer in layers:
+            layer.forward = partial(self._recomputed, layer.forward)
+
+    def _recomputed(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self.training:
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
     def train(self, mode: bool = True) -> "TimeLLM":
         """The backbone stays in eval: its own dropout would blur a frozen model."""
@@ -126,19 +175,38 @@ class TimeLLM(nn.Module):
 class Folded(nn.Module):
     """A TimeLLM whose prototypes were folded to constants; exact, for inference alone."""
 
-    keys: Tensor
-    values: Tensor
-
     def __init__(self, model: TimeLLM) -> None:
         super().__init__()
         self.model = model.eval()
         with torch.no_grad():
-            keys, values = model.keys_and_values()
-        self.register_buffer("keys", keys.detach().clone())
-        self.register_buffer("values", values.detach().clone())
+            self.folded = model.fold()
 
     def forward(self, x: Tensor, prompt_ids: Tensor | None = None) -> Tensor:
-        return self.model.forecast(x, prompt_ids, self.keys, self.values)
+        return self.model.forecast(x, prompt_ids, self.folded)
+
+
+@torch.no_grad()
+def is_causal(backbone: LoadedBackbone) -> bool:
+    """Does a token see only those before it? Asked of the model itself, by another last token."""
+    return _ignores_last_token(backbone, real=True)
+
+
+@torch.no_grad()
+def hides_padding(backbone: LoadedBackbone) -> bool:
+    """Is a masked token truly unseen? MobileBERT's embedding mixes each token with its neighbours, masked or not."""
+    return _ignores_last_token(backbone, real=False)
+
+
+def _ignores_last_token(backbone: LoadedBackbone, real: bool) -> bool:
+    """Do the tokens before the last one stay as they are when it changes?"""
+    tokens = backbone.word_embeddings[None, :3]
+    changed = tokens.clone()
+    changed[:, -1] = backbone.word_embeddings[3]
+    mask = torch.tensor([[1, 1, int(real)]], device=tokens.device)
+    seen = [
+        backbone.model(inputs_embeds=each, attention_mask=mask).last_hidden_state[:, :2] for each in (tokens, changed)
+    ]
+    return torch.equal(*seen)
 
 
 def spec_of(name: str, settings: ModelSettings, shape: WindowShape, prompt: PromptSpec) -> ModelSpec:

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from families import NAMES, tiny, write_tiny
 
 from forecasting.bundle import write_bundle
+from forecasting.errors import InvalidSetting
 from forecasting.forecaster import Forecaster
 from forecasting.windows import WindowShape
 from trainer.catalogue import BACKBONES
@@ -109,6 +110,74 @@ def test_every_part_of_the_context_reaches_the_forecast(name, folder):
     ids = torch.full((1, model.prompt.length), 5)
     model.eval()(x, ids).sum().backward()
     assert (x.grad.abs().sum(dim=(0, 2)) > 0).all()
+
+
+def one_step(model: BuiltModel) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """A training step on prompts of unequal length: outputs, all gradients, and how many numbers it kept for them."""
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(5, 12, 5, generator=generator)
+    ids = torch.randint(1, 20, (5, model.model.prompt.length), generator=generator)
+    for row, length in enumerate((3, 5, 9, 7, 11)):
+        ids[row, length:] = model.model.prompt.pad_id
+    kept = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    model.model.train()
+    model.model.zero_grad()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = model.model(x, ids)
+    (outputs**2).sum().backward()
+    gradients = [p.grad.flatten() for p in model.model.parameters() if p.grad is not None]
+    return outputs.detach(), torch.cat(gradients), sum(kept)
+
+
+def test_a_frozen_causal_prompt_is_read_without_gradients_and_changes_none(name, folder):
+    model = built(name, folder, **TEACHER_KIND)
+    assert model.model.prompt_is_constant == (name in CAUSAL)
+    apart, gradients_apart, kept_apart = one_step(model)
+    model.model.prompt_is_constant = False
+    together, gradients, kept = one_step(model)
+    assert (apart - together).abs().max() < 1e-5
+    assert (gradients_apart - gradients).abs().max() < 1e-5 * gradients.abs().max()
+    assert (kept_apart < 0.8 * kept) == (name in CAUSAL)
+
+
+def test_columns_of_padding_are_cut_off_where_that_changes_nothing(name, folder):
+    model = built(name, folder, **TEACHER_KIND).model.eval()
+    x, ids = torch.randn(3, 12, 5), torch.full((3, model.prompt.length), 5)
+    for row, length in enumerate((4, 7, 2)):
+        ids[row, length:] = model.prompt.pad_id
+    cut = model.trim(ids)
+    if name == "mobilebert":  # its tokens see their neighbours, padding or not
+        assert cut is ids
+        return
+    assert cut.shape == (3, 7)
+    with torch.inference_mode():
+        assert (model(x, ids) - model(x, cut)).abs().max() < 1e-5
+        shifted = torch.cat([ids[:, :7], torch.full((3, 3), 6)], dim=1)
+        assert (model(x, ids) - model(x, shifted)).abs().max() > 1e-5  # words, unlike padding, are read
+
+
+@pytest.mark.parametrize("freeze", ["norms", "nothing"])
+def test_a_prompt_whose_reader_is_trained_has_its_gradients(name, folder, freeze):
+    assert not built(name, folder, prompt="statistics", freeze=freeze).model.prompt_is_constant
+
+
+def test_gradient_checkpointing_changes_no_gradient_and_keeps_less(name, folder):
+    model = built(name, folder, **TEACHER_KIND)
+    plain, gradients, kept = one_step(model)
+    if name == "albert":
+        with pytest.raises(InvalidSetting, match="gradient_checkpointing is not to be had with AlbertModel"):
+            model.model.recompute_layers()
+        return
+    model.model.recompute_layers()
+    again, gradients_again, kept_again = one_step(model)
+    assert (plain - again).abs().max() < 1e-5
+    assert (gradients - gradients_again).abs().max() < 1e-5 * gradients.abs().max()
+    assert kept_again < 0.8 * kept
 
 
 STUDENTS = [name for name in NAMES if "student" in BACKBONES[name].roles]

@@ -1,15 +1,16 @@
 """Training and distillation: masks, weights of the loss, reproducibility."""
 
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from forecasting.errors import InsufficientData, IntegrityError
+from forecasting.errors import InsufficientData, IntegrityError, InvalidSetting
 from forecasting.windows import WindowShape, cut_all, thin
-from trainer.fit import Examples, Training, build_examples, epochs, fit, forecast_loss, rate_schedule
+from trainer.fit import Examples, Training, build_examples, compiled, epochs, fit, forecast_loss, rate_schedule
 from trainer.peers import Peers
 from trainer.settings import ModelSettings, TrainingSettings
 from trainer.teacher import build_model
@@ -205,3 +206,21 @@ def test_gradients_of_unequal_shares_average_to_those_of_the_whole_batch():
         forecast_loss(share, Examples(target[mine], None, target[mine]), torch.tensor(LEVELS), 0.0, peer).backward()
         gradients[mine] = share.grad / 2  # averaged over two processes
     assert torch.allclose(gradients, whole.grad, atol=1e-6)
+
+
+def test_compile_says_what_it_needs(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InvalidSetting, match="compile needs the C\\+\\+ compiler no-such-compiler"):
+        compiled(build_model("small-population", SETTINGS, SHAPE, 1).model)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_training_learns_the_same(cohort):
+    def losses(**more):
+        train, validation = (thin(cut_all(cohort.everyone, SHAPE, part), 150) for part in ("train", "validation"))
+        built = build_model("small-population", SETTINGS, SHAPE, 1)
+        examples = [build_examples(windows, built.spec, None) for windows in (train, validation)]
+        return fit(Training(built.model, *examples, LEVELS, TRAINING.model_copy(update=more), ignore)).validation_loss
+
+    assert losses(compile=True) == pytest.approx(losses(), rel=1e-3)

@@ -11,9 +11,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from families import tiny, write_tiny
 from paper_reference import paper_forecast
 
+from benchmarks.paper_form import PaperForm, instance_norm
 from forecasting.encoding import Normalisation
 from forecasting.prompts import write_prompts
 from forecasting.windows import WindowShape
+from trainer.backbones import load_backbone
 from trainer.catalogue import BACKBONES
 from trainer.settings import ModelSettings
 from trainer.teacher import build_model
@@ -85,3 +87,32 @@ def test_the_reference_sees_a_change_in_every_part(tmp_path):
             assert (
                 np.abs(paper_forecast(window, [4, 5, 6], changed, built.model.backbone, **sizes) - plain).max() > 1e-4
             ), name
+
+
+def test_the_baseline_of_the_speed_benchmarks_is_the_papers(tmp_path, monkeypatch):
+    """benchmarks/paper_form.py, batched, against the reference, window by window."""
+    monkeypatch.setitem(BACKBONES, "bert", tiny("bert"))
+    folder = write_tiny("bert", tmp_path / "bert")
+    settings = ModelSettings(backbone="bert", weights=str(folder), prompt="paper")
+    sizes = {"patch_len": 6, "stride": 3, "num_heads": 4, "d_ff": 8}
+    torch.manual_seed(5)
+    form = PaperForm(load_backbone(tiny("bert"), settings, 1), 36, 12, num_prototypes=10, **sizes).eval()
+    with torch.no_grad():
+        form.mapping.weight.mul_(40)
+    names = {"mapping": "prototypes.mix", "conv": "patching.conv", "head": "head.project"}
+    weights = {}
+    for name, tensor in form.state_dict().items():
+        part, _, rest = name.partition(".")
+        weights[f"{names.get(part, 'reprogramming.' + part)}.{rest}"] = tensor
+    context = torch.from_numpy(np.clip(150 + np.random.default_rng(4).normal(0, 9, (3, 36)).cumsum(1), 40, 400)).float()
+    normalised, mean, deviation = instance_norm(context)
+    ids = torch.randint(1, 100, (3, 15))
+    with torch.inference_mode():
+        found = form.forecast(normalised, ids) * deviation + mean
+        for row in range(3):
+            expected = paper_forecast(
+                context[row].numpy(), ids[row].tolist(), weights, form.backbone, prediction_length=12, **sizes
+            )
+            assert np.abs(expected - context[row].mean().item()).max() > 0.5
+            assert np.abs(found[row].numpy() - expected).max() < 1e-3
+        assert form(context).shape == (3, 12)

@@ -1,12 +1,18 @@
 """The model: shapes, quantiles, masks, folding, what is frozen and what is saved."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))
+from paper_reference import reprogram
+
 from forecasting.errors import InvalidSetting
 from forecasting.windows import WindowShape
-from trainer.layers import to_patches
+from trainer.layers import Reprogramming, to_patches
 from trainer.settings import TEACHER_DEFAULTS, ModelSettings
 from trainer.teacher import BuiltModel, build_model
 from trainer.time_llm import Folded
@@ -86,6 +92,19 @@ def test_folding_is_exact(make):
     ids = torch.full((4, model.prompt.length), 5) if model.prompt.kind != "none" else None
     with torch.inference_mode():
         assert torch.equal(Folded(model)(x, ids), model(x, ids))
+
+
+@pytest.mark.parametrize("num_prototypes", [4, 400], ids=["values folded into the output", "values apart"])
+def test_reprogramming_is_attention_to_the_prototypes(num_prototypes):
+    torch.manual_seed(0)
+    layer = Reprogramming(d_model=6, num_heads=3, key_dim=8, embed_dim=20, dropout=0.0)
+    patches, prototypes = torch.randn(2, 5, 6), 3 * torch.randn(num_prototypes, 20)
+    folded = layer.fold(prototypes)
+    assert (folded.values is None) == (num_prototypes == 4)
+    weights = {f"reprogramming.{name}": tensor for name, tensor in layer.state_dict().items()}
+    for row in range(2):
+        expected = reprogram(patches[row], prototypes, weights, 3)
+        assert (layer(patches, folded)[row] - expected).abs().max() < 1e-5
 
 
 def test_a_teacher_trains_everything_but_its_backbone():
