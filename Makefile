@@ -18,7 +18,7 @@ VERSION  := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 STACK     = $(COMPOSE) -f deploy/compose.yaml $(if $(SCALE),--env-file deploy/scale.env --profile scale) \
             $(if $(PROFILE),--profile $(PROFILE))
 
-.PHONY: run test test-cluster test-slow test-serve test-stack bench bench-sweep bench-serving lint protos install clean
+.PHONY: run test test-cluster test-slow test-serve test-stack bench bench-sweep bench-serving bench-speed lint protos install clean
 .PHONY: up start down demo-stack images locks
 
 install: $(VENV)/.installed
@@ -90,7 +90,7 @@ locks:
 		--find-links $(CPU_WHEELS) -o deploy/locks/trainer-cpu.txt
 
 # Minutes to a quarter of an hour each, alone on the machine.
-bench: bench-sweep bench-serving
+bench: bench-sweep bench-serving bench-speed
 
 bench-sweep: install
 	$(PY) -m benchmarks.sweep ratio
@@ -102,6 +102,10 @@ bench-serving: install
 	for what in cost batch start monitor overload moves drain soak; do \
 		$(PY) -m benchmarks.serving $$what || exit 1; \
 	done
+
+# PEER: python of an environment with neuralforecast; without it one is made, about two gigabytes.
+bench-speed: install
+	$(PY) -m benchmarks.speed all $(if $(PEER),--peer-python $(PEER)) --json runs/speed.json
 
 protos: install
 	$(PY) -m protos.generate
