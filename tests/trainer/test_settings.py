@@ -14,7 +14,7 @@ def test_flags_override_the_run_file_which_overrides_defaults(tmp_path):
     assert settings.student_training.epochs == 3
     assert settings.student_training.learning_rate == 0.01
     assert settings.student_training.batch_size == 256
-    assert settings.teacher.prototypes == "vocabulary"
+    assert settings.teacher.prompt == "statistics"
 
 
 def test_an_unknown_key_stops_the_run(tmp_path):

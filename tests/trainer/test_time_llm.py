@@ -26,8 +26,8 @@ def built(seed: int = 1, **differences) -> BuiltModel:
 
 
 def teacher_like() -> BuiltModel:
-    kinds = {k: v for k, v in TEACHER_DEFAULTS.items() if k in ("prototypes", "prompt", "freeze")}
-    return built(**kinds)
+    kinds = {k: v for k, v in TEACHER_DEFAULTS.items() if k in ("prompt", "freeze")}
+    return built(prototypes="vocabulary", **kinds)
 
 
 def contexts(count: int, seed: int = 0) -> np.ndarray:
