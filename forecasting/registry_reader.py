@@ -79,6 +79,14 @@ class RegistryReader:
         self._server = RestServer(self.uri) if self.uri.startswith(("http://", "https://")) else None
         self._index: Index = self._server or SqlIndex(self.uri)
 
+    @property
+    def identity(self) -> str:
+        """What tells this registry from others that share a cache: of a file its whole path, which a relative address
+        leaves open."""
+        if not self.uri.startswith(SQLITE):
+            return self.uri
+        return SQLITE + str(Path(self.uri.removeprefix(SQLITE)).absolute())
+
     def aliases(self) -> Aliases:
         """Every registered model with its aliases: {name: {alias: version number}}."""
         return self._index.aliases()

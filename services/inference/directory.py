@@ -35,7 +35,7 @@ class Directory:
         self._aliases: Aliases | None = None
         self._is_changed = self._has_warned = False
         self._writing = threading.Lock()
-        which = hashlib.sha256(reader.uri.encode()).hexdigest()[:16]  # registries that share a cache do not mix
+        which = hashlib.sha256(reader.identity.encode()).hexdigest()[:16]  # registries that share a cache do not mix
         self._file = reader.cache.folder / f"directory-{which}.json"
         if self._file.is_file():
             self._read()

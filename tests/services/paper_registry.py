@@ -15,7 +15,7 @@ class Paper:
     """A registry on paper: what a reader reads, at once, or as badly as it is told to. Counts what it is asked."""
 
     def __init__(self, folder: Path, cache: Path | None = None, uri: str = "http://registry") -> None:
-        self.uri, self.folder, self.cache = uri, folder, BundleCache(cache or folder / "cache")
+        self.identity, self.folder, self.cache = uri, folder, BundleCache(cache or folder / "cache")
         self.models: dict[str, dict[str, str]] = {}
         self.versions: dict[tuple[str, str], tuple[dict[str, str], Path]] = {}
         self.asked: Counter[str] = Counter()

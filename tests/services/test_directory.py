@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from forecasting.registry_reader import RegistryReader
 from services.inference.directory import Directory
 from tests.services.paper_registry import Paper
 
@@ -110,3 +111,14 @@ def test_a_full_disk_fails_no_look_and_no_question_and_is_written_once_there_is_
     directory.save()
     assert Directory(paper).is_known
     assert "570" not in caplog.text
+
+
+def test_registries_of_two_folders_do_not_mix_under_one_relative_address(tmp_path, monkeypatch):
+    identities = set()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        identities.add(RegistryReader("sqlite:///registry/mlflow.db", tmp_path / "cache").identity)
+    assert len(identities) == 2
+    absolute = RegistryReader(f"sqlite:///{tmp_path}/other/registry/mlflow.db", tmp_path / "cache")
+    assert absolute.identity in identities
