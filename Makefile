@@ -1,5 +1,5 @@
-# make run · make test · make lint · make protos · make test-cluster · make test-slow · make test-serve · make bench
-# make up · make down · make demo-stack · make test-stack · make images · make locks
+# make run · make test · make lint · make protos · make test-cluster · make test-slow · make test-serve · make test-triton
+# make bench · make up · make down · make demo-stack · make test-stack · make images · make locks
 PYTHON ?= python3.11
 VENV   ?= .venv
 PY      = $(VENV)/bin/python
@@ -18,7 +18,8 @@ VERSION  := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 STACK     = $(COMPOSE) -f deploy/compose.yaml $(if $(SCALE),--env-file deploy/scale.env --profile scale) \
             $(if $(PROFILE),--profile $(PROFILE))
 
-.PHONY: run test test-cluster test-slow test-serve test-stack bench bench-sweep bench-serving bench-speed lint protos install clean
+.PHONY: run test test-cluster test-slow test-serve test-stack test-triton bench bench-sweep bench-serving bench-speed
+.PHONY: lint protos install clean
 .PHONY: up start down demo-stack images locks
 
 install: $(VENV)/.installed
@@ -48,6 +49,10 @@ test-cluster: install
 
 test-slow: install
 	$(PY) -m pytest -m slow
+
+# Triton's own client against the service. GLUCAST_TRITON_PYTHON: of an environment with it; without it one is made.
+test-triton: install
+	$(PY) -m pytest -m triton
 
 # An environment with the serve extra alone: what the inference image holds.
 test-serve:

@@ -13,7 +13,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,6 +33,7 @@ SIZE_LIMITS = {  # bytes; a file of another name is refused
     "model.onnx": 2 << 30,
     "weights.safetensors": 8 << 30,
 }
+MOST_VALUES = 1 << 18  # of one JSON file: each costs fifty times its three bytes once it is read
 QUANTILES = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
 
 
@@ -47,12 +48,12 @@ class ModelSpec(BaseModel):
 
     format_version: Literal[1] = 1
     model: str = Field(description="registered name: {dataset}-{patient} or {dataset}-population")
-    backbone: str
+    backbone: str = Field(max_length=512)
     unit: Literal["mg/dL"] = "mg/dL"
     shape: WindowShape = WindowShape()
     normalisation: Normalisation = Normalisation()
     prompt: PromptSpec = PromptSpec()
-    quantiles: tuple[float, ...] = QUANTILES
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(QUANTILES, max_length=99)
 
     @property
     def outputs(self) -> int:
@@ -145,6 +146,8 @@ def _manifest(folder: Path, expected_digest: str | None = None) -> tuple[str, di
 
 
 def _parse(folder: Path, name: str, content: bytes) -> Any:
+    if sum(map(content.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise IntegrityError(f"{folder.name}/{name} holds more than {MOST_VALUES:,} values; publish the model again")
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -1,6 +1,7 @@
 """The one way anything is predicted or scored: check → normalise → network → mg/dL."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,9 @@ from forecasting.bundle import Bundle, ModelSpec, read_bundle
 from forecasting.cgm import check_range
 from forecasting.encoding import encode
 from forecasting.errors import IntegrityError, InvalidReadings
+from forecasting.onnx_checks import RunBounds, check_network
 from forecasting.prompts import tokenise, unpadded, write_prompts
+from forecasting.tokenizer_checks import open_tokenizer
 
 # (x, prompt_ids or None) → y; shapes in ModelSpec
 Network = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
@@ -75,15 +78,20 @@ class Forecaster:
         self._tokenizer = tokenizer
 
     @classmethod
-    def open(cls, bundle: Bundle | Path, threads: int = 1) -> "Forecaster":
-        """Open a bundle (verified first when given as a folder). Raises IntegrityError where it cannot be run."""
+    def open(cls, bundle: Bundle | Path, threads: int = 1, bounds: RunBounds = RunBounds()) -> "Forecaster":
+        """Open a bundle (verified first when given as a folder).
+
+        Raises IntegrityError where it cannot be run, or may not: what it holds was looked through before anything
+        runs it, and would take no more than `bounds`.
+        """
         bundle = read_bundle(bundle) if isinstance(bundle, Path) else bundle
         if not bundle.has("model.onnx"):
             raise IntegrityError(f"{bundle.folder.name} has no model.onnx; export the model first")
         tokenizer = None
         if bundle.spec.prompt.kind != "none":
-            tokenizer = unpadded(Tokenizer.from_buffer(bundle.read("tokenizer.json")))
-        return cls(bundle.spec, _onnx_network(bundle, threads), tokenizer)
+            with _in_bundle(bundle):
+                tokenizer = unpadded(open_tokenizer(bundle.read("tokenizer.json")))
+        return cls(bundle.spec, _onnx_network(bundle, threads, bounds), tokenizer)
 
     def predict(self, context: np.ndarray, minute_of_day: np.ndarray, batch_size: int = 256) -> Forecasts:
         """Forecast n windows.
@@ -118,6 +126,15 @@ class Forecaster:
         return encoded.to_mg_dl(outputs)
 
 
+@contextmanager
+def _in_bundle(bundle: Bundle) -> Iterator[None]:
+    """Say which bundle a file was refused in."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise IntegrityError(f"{bundle.folder.name}/{error}") from error
+
+
 def open_session(content: bytes, threads: int = 1) -> ort.InferenceSession:
     """A model's bytes, as they are run everywhere."""
     options = ort.SessionOptions()
@@ -138,11 +155,15 @@ def _share_memory() -> None:
     ort.create_and_register_allocator(anywhere, None)
 
 
-def _onnx_network(bundle: Bundle, threads: int) -> Network:
+def _onnx_network(bundle: Bundle, threads: int, bounds: RunBounds) -> Network:
+    content = bundle.read("model.onnx")
+    with _in_bundle(bundle):
+        check_network(content, bundle.spec, bounds)
     try:
-        session = open_session(bundle.read("model.onnx"), threads)
+        session = open_session(content, threads)
     except Exception as error:
-        raise IntegrityError(f"{bundle.folder.name}/model.onnx cannot be run: {str(error).splitlines()[0]}") from error
+        kind = type(error).__name__  # the text is for who made the file, not for who asks for a forecast
+        raise IntegrityError(f"{bundle.folder.name}/model.onnx cannot be run ({kind}); export it again") from error
     _check_signature(session, bundle)
 
     def run(x: np.ndarray, prompt_ids: np.ndarray | None) -> np.ndarray:

@@ -24,15 +24,16 @@ from forecasting.readers.datasets import ALL, Cohort, load_cohort
 from forecasting.references import model_name
 from forecasting.registry_reader import RegistryReader
 from forecasting.windows import WindowShape, cut_windows
-from protos.glucast.v1 import forecaster_pb2 as pb
-from services.client import ForecastClient, ServiceError, in_unit, recent_readings
+from services.client import Forecast, ForecastClient, ServiceError, in_unit
+from services.client.clock import Clock
+from services.client.readings import recent_readings
 from services.picture import draw_forecast
 from services.serving import READY
 from services.table import print_forecast
 
 START_SECONDS, STOP_SECONDS = 60.0, 20.0
 HOURS = 6.0
-CLOCK = "patient's clock"
+CLOCK = Clock(dt.UTC, "patient's clock")  # sent as if it were UTC
 UNITS: tuple[Unit, Unit] = ("mg/dL", "mmol/L")
 SAME_MG_DL = 0.01  # what rounding of units may change
 
@@ -64,7 +65,7 @@ def demo(
         scene = set_scene(_choose(cohort, RegistryReader(registry)))
         with service(console, cohort.dataset, registry) as address, ForecastClient(address) as client:
             answer = _ask(client, scene)
-        draw_forecast(out, answer, scene.readings, scene.truth, CLOCK)
+        draw_forecast(out, answer, scene.truth, CLOCK)
     except GlucastError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
@@ -93,8 +94,8 @@ def _choose(cohort: Cohort, registry: RegistryReader) -> GlucoseSeries:
     return next(own, cohort.chosen[0])
 
 
-def _ask(client: ForecastClient, scene: Scene) -> pb.ForecastResponse:
-    """The forecast, asked in both units. The patient's clock is sent as if it were UTC."""
+def _ask(client: ForecastClient, scene: Scene) -> Forecast:
+    """The forecast, asked in both units."""
     in_mg_dl, in_mmol_l = (
         client.forecast(scene.patient_id, in_unit(scene.readings, unit), unit, utc_offset_minutes=0, as_of=scene.origin)
         for unit in UNITS

@@ -1,51 +1,24 @@
-"""How any of our servers starts and stops: health, reflection, one wrapper around every method, drain."""
+"""How any of our servers starts and stops: TLS, health, reflection, what is around every method, drain."""
 
 import asyncio
-import logging
 import signal
 import time
-import traceback
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from forecasting.errors import (
-    GlucastError,
-    InsufficientData,
-    IntegrityError,
-    InvalidInput,
-    InvalidSetting,
-    NotFound,
-    Overloaded,
-    RegistryUnavailable,
-    TooLate,
-)
+from forecasting.errors import InvalidSetting
+from services.access import Access
+from services.calls import Calls, Method, Unwatched, Watched, Wrapping, free, reader, written
+from services.certificates import Certificates
+from services.followed_files import FollowedFiles
+from services.tokens import Scope
 
-
-class Stopping(GlucastError):
-    """The service is stopping; the caller goes on with another."""
-
-
-STATUS = {
-    InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
-    InvalidSetting: grpc.StatusCode.INTERNAL,  # of this service: no caller can have caused it
-    InsufficientData: grpc.StatusCode.FAILED_PRECONDITION,
-    NotFound: grpc.StatusCode.NOT_FOUND,
-    IntegrityError: grpc.StatusCode.DATA_LOSS,
-    RegistryUnavailable: grpc.StatusCode.UNAVAILABLE,
-    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    TooLate: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Stopping: grpc.StatusCode.UNAVAILABLE,
-}
 OPTIONS = (
     ("grpc.max_receive_message_length", 8 << 20),  # bytes; also what limits the work of one request
     ("grpc.max_concurrent_streams", 4096),  # of one connection; what waits beyond them waits at the caller
@@ -59,200 +32,95 @@ OPTIONS = (
 )
 QUIET_SECONDS = 0.02  # without a new call, after which no more is expected
 TAKE_IN_SECONDS = 1.0  # and how long that is waited for
-DETAILS = "grpc-status-details-bin"  # metadata that carries google.rpc.Status, by the convention of gRPC
-NO_REGISTRY = "the model registry does not answer and this model is not loaded; try again later"
 READY = "ready"  # the health name that tells readiness; "" and the services' names tell liveness
 
-_log = logging.getLogger("glucast.serving")
-Method = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
-StreamMethod = Callable[[AsyncIterator[Any], grpc.aio.ServicerContext], AsyncIterator[Any]]
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
 
-class Watched(Protocol):
-    """What counts the calls of one method."""
+def _credentials(followed: FollowedFiles[Certificates]) -> grpc.ServerCredentials:
+    """TLS with the newest certificates: gRPC asks for them at every new connection."""
+    shown = followed.now()
 
-    def began(self) -> None:
-        """A call came."""
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        newest = followed.now()
+        if newest is shown:
+            return None
+        shown = newest
+        return _configuration(newest)
 
-    def ended(self, code: str, seconds: float) -> None:
-        """It was answered with this status, so long after it came."""
-
-    def received(self) -> None:
-        """A message of the caller came."""
-
-    def sent(self) -> None:
-        """A message went out."""
-
-
-def status_of(error: Exception) -> status_pb2.Status:
-    """What a caller is told of an error: code, sentence, details. An unforeseen one is logged and told by its id."""
-    code = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), grpc.StatusCode.INTERNAL)
-    if code is grpc.StatusCode.INTERNAL:
-        return status_pb2.Status(code=code.value[0], message=_log_internal(error))
-    if isinstance(error, RegistryUnavailable):  # the sentence says where the registry is
-        _log.warning("unavailable: %s", error)
-        return status_pb2.Status(code=code.value[0], message=NO_REGISTRY)
-    status = status_pb2.Status(code=code.value[0], message=str(error))
-    if isinstance(error, InvalidInput) and error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
-        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, Overloaded):
-        delay = Duration()
-        delay.FromMicroseconds(int(error.retry_seconds * 1e6))
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    return status
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(shown),
+        renewed,  # type: ignore[arg-type]  # None is "as before"
+        shown.client_ca is not None,
+    )
 
 
-def _log_internal(error: Exception) -> str:
-    """Log where an unforeseen error came from; what the caller is told. Its text may quote readings: left out."""
-    reference = uuid.uuid4().hex[:12]
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    _log.error("internal error %s: %s\n%s", reference, type(error).__name__, frames)
-    return f"internal error {reference}; the service's log says more under this id"
+def _configuration(certificates: Certificates) -> grpc.ServerCertificateConfiguration:
+    pair = (certificates.key, certificates.certificate)
+    return grpc.ssl_server_certificate_configuration([pair], certificates.client_ca)
 
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-
-async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
-    status = status_of(error)
-    details = ((DETAILS, status.SerializeToString()),) if status.details else ()
-    await context.abort(_CODES[status.code], status.message, details)
-
-
-def _code_of(context: grpc.aio.ServicerContext) -> str:
-    code: Any = context.code()  # a number or a member, as it was set; None where it was not
-    return getattr(_CODES.get(code, code), "name", grpc.StatusCode.UNKNOWN.name)
-
-
-class Calls:
-    """How many calls of all methods are under way."""
-
-    def __init__(self) -> None:
-        self.begun = 0  # since the start
-        self._count = 0
-        self._none = asyncio.Event()
-        self._none.set()
-
-    def begin(self) -> None:
-        """One more."""
-        self.begun += 1
-        self._count += 1
-        self._none.clear()
-
-    def end(self) -> None:
-        """One less."""
-        self._count -= 1
-        if not self._count:
-            self._none.set()
-
-    async def ended(self) -> None:
-        """Wait until none is."""
-        await self._none.wait()
-
-
-class _Call:
-    """Around one call: it is counted, our errors become statuses with their sentence, others INTERNAL with an id."""
-
-    def __init__(self, context: grpc.aio.ServicerContext, watched: Watched, calls: Calls) -> None:
-        self._context, self._watched, self._calls = context, watched, calls
-        self._began = time.perf_counter()
-
-    async def __aenter__(self) -> None:
-        self._watched.began()
-        self._calls.begin()
-
-    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        try:
-            if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
-                await _abort(self._context, error)
-        finally:
-            self._calls.end()
-            self._watched.ended(self._code(error), time.perf_counter() - self._began)
-
-    def _code(self, error: BaseException | None) -> str:
-        if error is None:
-            return "OK"
-        return _code_of(self._context) if isinstance(error, Exception) else "CANCELLED"
-
-
-def _unary(method: Method, watched: Watched, calls: Calls) -> Method:
-    async def answer(request: Message, context: grpc.aio.ServicerContext) -> Message:
-        async with _Call(context, watched, calls):
-            return await method(request, context)
-
-    return answer
-
-
-def _stream(method: StreamMethod, watched: Watched, calls: Calls) -> StreamMethod:
-    async def counted(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
-        async for request in requests:
-            watched.received()
-            yield request
-
-    async def answer(requests: AsyncIterator[Message], context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
-        async with _Call(context, watched, calls):
-            async for response in method(counted(requests), context):
-                watched.sent()
-                yield response
-
-    return answer
-
-
-def _handler(
-    method: MethodDescriptor,
-    servicer: Any,
-    watched: Watched,
-    calls: Calls,
-    around: Callable[[str, str, Method], Method],
-) -> grpc.RpcMethodHandler:
-    receive = GetMessageClass(method.input_type).FromString
-    send = _serialiser(GetMessageClass(method.output_type))
-    function: Any = getattr(servicer, method.name)  # the published types know the synchronous server's methods only
-    if method.client_streaming and method.server_streaming:
-        return grpc.stream_stream_rpc_method_handler(_stream(function, watched, calls), receive, send)  # type: ignore[arg-type]
-    function = around(method.containing_service.full_name, method.name, function)
-    return grpc.unary_unary_rpc_method_handler(_unary(function, watched, calls), receive, send)  # type: ignore[arg-type]
-
-
-def _serialiser(answer: type[Message]) -> Callable[[Message | bytes], bytes]:
-    """A method may also give the bytes of its answer."""
-    serialise = answer.SerializeToString
-    return lambda given: given if isinstance(given, bytes) else serialise(given)
+def _handler(method: MethodDescriptor, function: Any) -> grpc.RpcMethodHandler:
+    """What gRPC calls: with the bytes of a message; it gets bytes, and from health a message."""
+    if method.client_streaming:
+        return grpc.stream_stream_rpc_method_handler(function, None, None)
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(function, None, written)  # type: ignore[arg-type]
+    return grpc.unary_unary_rpc_method_handler(function, None, None)
 
 
 class GrpcServer:
-    """One grpc.aio server with health, errors as statuses and, when asked for, reflection."""
+    """One grpc.aio server with health, errors as statuses and, when asked for, TLS and reflection."""
 
-    def __init__(self, reflected: bool = False, share_port: bool = False) -> None:
-        """share_port: let other processes listen on the same port too."""
+    def __init__(
+        self,
+        reflected: bool = False,
+        share_port: bool = False,
+        access: Access | None = None,
+        certificates: FollowedFiles[Certificates] | None = None,
+    ) -> None:
+        """share_port: let other processes listen on the same port too. access: all may call everything without it"""
         # without the option a second server shares a busy port without a word
         self.server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", int(share_port))))
         self._services: list[str] = []
         self._calls = Calls()
+        self._access = access or Access()
+        self._wrapping = Wrapping(self._calls, self._access)
+        self._certificates = certificates
         self._reflected = reflected
         self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        self.add(HEALTH, self._health, scope_of=lambda method: Scope.OPEN)  # probes have no tokens
 
     def add(
         self,
         service: ServiceDescriptor,
         servicer: Any,
-        watch: Callable[[str, str, str], Watched],
+        watch: Callable[[str, str, str], Watched] = lambda service, name, kind: Unwatched(),
         around: Callable[[str, str, Method], Method] = lambda service, name, method: method,
+        scope_of: Callable[[str], Scope] = lambda method: Scope.FORECAST,
+        cost_of: Callable[[Any], int] = free,
     ) -> None:
         """Serve a service; before `start`. watch: called with service, method and type, what counts its calls;
-        around: what is called in place of a unary method.
+        around: what is called in place of a unary method; scope_of: what a method asks of a caller's token;
+        cost_of: as how many more calls than one a request counts.
 
         The wrapper is made once for each method: an interceptor would be called, and would cost, for every call.
         """
-        name = service.full_name
-        handlers = {
-            method.name: _handler(
-                method, servicer, watch(service.full_name, method.name, type_of(method)), self._calls, around
-            )
-            for method in service.methods
-        }
+        name, wrapping = service.full_name, self._wrapping
+
+        def wrapped(method: MethodDescriptor) -> Any:
+            function: Any = getattr(servicer, method.name)
+            watched, read = watch(name, method.name, type_of(method)), reader(GetMessageClass(method.input_type))
+            admit = self._access.admission(scope_of(method.name))
+            if method.client_streaming:
+                return wrapping.stream(function, read, watched, admit)
+            if method.server_streaming:
+                return wrapping.watch(function, read, watched)
+            return wrapping.unary(around(name, method.name, function), read, watched, admit, cost_of)
+
+        handlers = {method.name: _handler(method, wrapped(method)) for method in service.methods}
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
         self._services.append(name)
 
@@ -262,10 +130,10 @@ class GrpcServer:
         Raises InvalidSetting where the address cannot be used.
         """
         if self._reflected:
-            names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self.server)
+            names = (*self._services, reflection.SERVICE_NAME)
+            self.add(REFLECTION, reflection.aio.ReflectionServicer(names))
         try:
-            bound = self.server.add_insecure_port(f"{host}:{port}")
+            bound = self._listen(f"{host}:{port}")
         except RuntimeError as error:
             raise InvalidSetting(f"cannot listen on {host}:{port}; is the port taken? Choose another") from error
         for name in ("", *self._services):
@@ -273,6 +141,11 @@ class GrpcServer:
         await self.tell(READY, False)
         await self.server.start()
         return bound
+
+    def _listen(self, address: str) -> int:
+        if self._certificates is None:
+            return self.server.add_insecure_port(address)
+        return self.server.add_secure_port(address, _credentials(self._certificates))
 
     async def tell(self, name: str, is_serving: bool) -> None:
         """Set what health answers under a name, also to those who watch it."""

@@ -18,8 +18,9 @@ from pydantic import SecretStr, ValidationError
 from forecasting.errors import GlucastError, InvalidSetting
 from services.inference import workers
 from services.inference.settings import PREFIX, Settings
+from services.logs import LogFormat, start_logging
 
-METAVARS = {str: "TEXT", int: "INTEGER"}
+METAVARS = {str: "TEXT", int: "INTEGER", LogFormat: "|".join(LogFormat)}
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -63,10 +64,11 @@ def main(**given: Any) -> None:
 
     A research prototype, not a medical device.
     """
-    name = "" if workers.number() is None else f" worker {workers.number()}"
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s{name} %(levelname)s %(name)s: %(message)s")
     try:
         settings = _settings({name: value for name, value in given.items() if value is not None})
+        start_logging(settings.log_format, workers.number())
+        if settings.exposure and workers.number() is None:
+            logging.getLogger("glucast.inference").warning(settings.exposure)
         if settings.workers > 1:
             raise typer.Exit(workers.supervise(settings))
         asyncio.run(_serve(settings))

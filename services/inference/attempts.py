@@ -67,6 +67,11 @@ class Failures:
         """It did not fail."""
         self._known.pop(key, None)
 
+    def forget_model(self, name: str) -> None:
+        """Whatever failed of this model is tried again when it is next asked for."""
+        for key in [key for key in self._known if key[0] == name]:
+            self.forget(key)
+
     def __iter__(self) -> Iterator[Key]:
         return iter(self._known)
 

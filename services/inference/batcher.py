@@ -22,6 +22,7 @@ from forecasting.cgm import HIGH_MG_DL, LOW_MG_DL
 from forecasting.context import Context
 from forecasting.errors import IntegrityError, Overloaded, TooLate
 from forecasting.forecaster import Forecaster
+from services.inference.statistics import Statistics
 from services.inference.telemetry import ModelTelemetry
 
 T = TypeVar("T")
@@ -121,6 +122,7 @@ class Batcher:
     def __init__(self, forecaster: Forecaster, executor: Executor, limits: Limits, telemetry: ModelTelemetry) -> None:
         self._forecaster, self._executor = forecaster, executor
         self._limits, self.telemetry = limits, telemetry
+        self.statistics = Statistics()
         self._urgent: deque[_Waiting] = deque()
         self._bulk: deque[_Waiting] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -222,13 +224,16 @@ class Batcher:
     def _take(self, now: float) -> list[_Waiting]:
         """Up to a batch of what is still wanted, urgent first."""
         items: list[_Waiting] = []
+        waited = 0.0
         batch_seconds = self._seconds_each * min(self.waiting, self._limits.size)
         for queue in (self._urgent, self._bulk):
             while queue and len(items) < self._limits.size:
                 item = queue.popleft()
                 if self._is_wanted(item, now, batch_seconds):
                     items.append(item)
+                    waited += now - item.since
                     self.telemetry.queue_seconds.observe(now - item.since)
+        self.statistics.waits.add(len(items), waited)
         return items
 
     def _is_wanted(self, item: _Waiting, now: float, batch_seconds: float) -> bool:
@@ -250,10 +255,13 @@ class Batcher:
         began = time.perf_counter()
         outcomes: list[Any] = [_attempt(item.job.prepare) for item in items]
         prepared = [k for k, outcome in enumerate(outcomes) if not isinstance(outcome, _Failed)]
-        contexts = [outcomes[k] for k in prepared]
-        for k, row in zip(prepared, self._rows_or_errors(contexts), strict=True):
+        read = time.perf_counter()
+        rows = self._rows_or_errors([outcomes[k] for k in prepared])
+        forecast = time.perf_counter()
+        for k, row in zip(prepared, rows, strict=True):
             outcomes[k] = row if isinstance(row, _Failed) else _attempt(items[k].job.finish, outcomes[k], row)
-        self._learn(len(items), len(prepared), time.perf_counter() - began)
+        written = time.perf_counter()
+        self._learn(len(items), len(prepared), (read - began, forecast - read, written - forecast))
         return outcomes
 
     def _rows_or_errors(self, contexts: list[Context]) -> list[Row | _Failed]:
@@ -282,15 +290,18 @@ class Batcher:
     def _go_on(self) -> None:
         self._arrange(time.monotonic())
 
-    def _learn(self, jobs: int, forecasts: int, seconds: float) -> None:
-        each = seconds / jobs
+    def _learn(self, jobs: int, forecasts: int, seconds: tuple[float, float, float]) -> None:
+        """seconds: of reading, of the network, of writing"""
+        together = sum(seconds)
+        each = together / jobs
         self._seconds_each += (LEARNING if self._seconds_each else 1.0) * (each - self._seconds_each)
         telemetry = self.telemetry
-        telemetry.compute_seconds.observe(seconds)
+        telemetry.compute_seconds.observe(together)
         if forecasts:
             telemetry.batch_size.observe(forecasts)
             telemetry.inferences.inc(forecasts)
             telemetry.executions.inc()
+            self.statistics.add_batch(forecasts, seconds)
 
 
 def _attempt(function: Callable[..., Any], *given: Any) -> Any:

@@ -100,6 +100,16 @@ class Engine:
             self._shadows.cast(served, job, future)
         return future
 
+    def submit(
+        self, served: Served, read: Callable[[], Context], deadline: float | None, bulk: bool
+    ) -> "Future[np.ndarray]":
+        """Queue one context for a model that was found already; (steps, 1 + levels) mg/dL.
+
+        read: gives the context, and raises InvalidInput; called in the thread of the batch
+        deadline, bulk: as in Question; raises Overloaded
+        """
+        return served.opened.batcher.submit(_ContextJob(self.telemetry, served, read), deadline, bulk)
+
     def compare(self, forecast_id: str, readings: Readings, unit: Unit) -> tuple[int, ...]:
         """Compare a forecast with what really came; the horizons that were compared now, in minutes.
 
@@ -146,15 +156,7 @@ class _Job(Generic[T]):
 
     def prepare(self) -> Context:
         """Check the readings and lay them out as the model looks at them."""
-        shape = self.served.opened.forecaster.spec.shape
-        try:
-            query = self._question.read()
-            self.context = context_from(
-                query.readings, query.unit, shape, as_of=query.as_of, utc_offset=query.utc_offset
-            )
-        except GlucastError as error:
-            self._engine.telemetry.refused.labels(type(error).__name__).inc()
-            raise
+        self.context = _read(self._lay_out, self._engine.telemetry)
         return self.context
 
     def finish(self, context: Context, row: Row) -> T:
@@ -164,6 +166,37 @@ class _Job(Generic[T]):
         forecast_id = "" if record is None else self._engine.ids.seal(record)
         _observe(self._engine.telemetry, self.served.opened, context, record)
         return self._render(Forecast(self.served, context.origin, row, warnings, forecast_id, record))
+
+    def _lay_out(self) -> Context:
+        query, shape = self._question.read(), self.served.opened.forecaster.spec.shape
+        return context_from(query.readings, query.unit, shape, as_of=query.as_of, utc_offset=query.utc_offset)
+
+
+class _ContextJob:
+    """A context that came laid out, on its way through a batch."""
+
+    __slots__ = ("_lay_out", "_served", "_telemetry")
+
+    def __init__(self, telemetry: Telemetry, served: Served, lay_out: Callable[[], Context]) -> None:
+        self._telemetry, self._served, self._lay_out = telemetry, served, lay_out
+
+    def prepare(self) -> Context:
+        """Check it."""
+        return _read(self._lay_out, self._telemetry)
+
+    def finish(self, context: Context, row: Row) -> np.ndarray:
+        """(steps, 1 + levels) mg/dL: the mean, then the quantiles."""
+        _observe(self._telemetry, self._served.opened, context, record_of(self._served, context, row))
+        return row.outputs
+
+
+def _read(lay_out: Callable[[], Context], telemetry: Telemetry) -> Context:
+    """A context; what is refused is counted."""
+    try:
+        return lay_out()
+    except GlucastError as error:
+        telemetry.refused.labels(type(error).__name__).inc()
+        raise
 
 
 def _observe(telemetry: Telemetry, opened: Opened, context: Context, record: Record | None) -> None:

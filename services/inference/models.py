@@ -13,7 +13,8 @@ from typing import Any
 
 from forecasting.errors import GlucastError, IntegrityError, NotFound, RegistryUnavailable
 from forecasting.forecaster import Forecaster
-from forecasting.references import CHAMPION, PREVIOUS, Version, model_name, parse_reference
+from forecasting.onnx_checks import RunBounds
+from forecasting.references import CHALLENGER, CHAMPION, PREVIOUS, Version, model_name, parse_reference
 from forecasting.registry_reader import RegistryReader
 from services.inference.attempts import Absent, Failures, Key, OnePerKey
 from services.inference.batcher import Batcher
@@ -25,6 +26,8 @@ from services.inference.warm_up import warm_up
 JITTER = 0.2  # of the time between two looks, so that replicas do not all ask at once
 LOADS_AT_ONCE = 2
 LOOK_AGAIN_SECONDS = 60.0  # a registry made anew counts from 1 again: a version is looked at again after this
+MOST_VALUES = 1 << 21  # that a network keeps at once for each forecast of a batch: 8 MB, three times what BERT does
+MOST_STEPS = 1 << 34  # multiplications of one forecast: half a second of a core
 START_SECONDS = 0.5  # that a registry has to answer before what is known from an earlier start is opened
 UNKNOWN = "the registry has not answered since this service began, and nothing is known from before"
 
@@ -73,6 +76,7 @@ class Models:
         self._look_ups, self._loads = OnePerKey(), OnePerKey()
         self._loading = asyncio.Semaphore(LOADS_AT_ONCE)
         self._watcher: asyncio.Task[None] | None = None
+        self._unloaded: set[str] = set()  # names, until they are asked for
         self._said: set[str] = set()  # of trouble, by the look under way
         self._said_before: set[str] = set()  # by the one before it
         self._is_short = False  # of memory, which was said
@@ -116,8 +120,7 @@ class Models:
         for reference in references:
             if self._exists(reference):
                 return await self._serve_once(reference)
-        if not self._directory.is_known:
-            raise RegistryUnavailable(UNKNOWN)
+        self._check_known()
         raise NotFound(_missing(references))
 
     async def find(self, reference: str) -> Served | None:
@@ -126,6 +129,36 @@ class Models:
             return await self.first((reference,))
         except NotFound:
             return None
+
+    async def load(self, reference: str) -> None:
+        """Ask the registry what a reference means and open that now, also where it failed a moment ago.
+
+        Raises what `first` raises.
+        """
+        await self._ask()
+        self._check_known()
+        self._failures.forget_model(_parsed(reference)[0])
+        await self._serve_once(reference)
+
+    def unload(self, name: str) -> None:
+        """Close every version of a model until it is loaded or asked for; raises NotFound where there is none."""
+        self._check_known()
+        if not self._directory.has(name):
+            raise NotFound(_missing((name,)))
+        for key in [key for key in self._opened if key[0] == name]:
+            self._close(key)
+        self._unloaded.add(name)
+        self._announce()
+
+    def is_unloaded(self, name: str) -> bool:
+        """Was it closed on purpose, and not asked for since?"""
+        return name in self._unloaded
+
+    def versions_of(self, name: str) -> dict[str, bool]:
+        """{number: is it open} of the versions that are open or that an alias leads to; opens nothing."""
+        meant = filter(None, (self._directory.number(name, alias) for alias in (CHAMPION, CHALLENGER, PREVIOUS)))
+        is_open = {number for one, number, _ in self._opened if one == name}
+        return {number: number in is_open for number in sorted({*is_open, *meant}, key=int)}
 
     def opened(self) -> list[Opened]:
         """Every version that is open now."""
@@ -139,6 +172,10 @@ class Models:
         """The models whose champion answers."""
         champions = (_parsed(reference) for reference in self._serving)
         return {name for name, alias, _ in champions if alias == CHAMPION}
+
+    def _check_known(self) -> None:
+        if not self._directory.is_known:
+            raise RegistryUnavailable(UNKNOWN)
 
     def _exists(self, reference: str) -> bool:
         """As far as is known; a version by number is looked up."""
@@ -164,6 +201,7 @@ class Models:
         self._opened.move_to_end(_key(version))
         served = self._serving[reference] = Served(opened, alias or "")
         self._looked_at[reference] = time.monotonic()
+        self._unloaded.discard(name)
         self.is_ready |= alias == CHAMPION and name.startswith(f"{self._bounds.namespace}-")
         self._make_room()
         self._announce()
@@ -210,7 +248,7 @@ class Models:
     def _fetch_and_warm(self, version: Version) -> tuple[Forecaster, int, dict[str, Any]]:
         bundle = self._reader.fetch(version)
         try:
-            forecaster = Forecaster.open(bundle)
+            forecaster = Forecaster.open(bundle, bounds=RunBounds(self._bounds.batch_size, MOST_VALUES, MOST_STEPS))
             warm_up(forecaster, self._bounds.batch_size)
         except (OSError, MemoryError):
             raise  # this machine's fault, and not the network's
@@ -279,7 +317,8 @@ class Models:
     async def _follow(self) -> None:
         """Let every reference in use lead to what it means now, once that is open and warm."""
         self._serving = {ref: served for ref, served in self._serving.items() if self._exists(ref)}
-        behind = [reference for reference in {*self._serving, *self._needed()} if self._is_behind(reference)]
+        needed = (reference for reference in self._needed() if not self.is_unloaded(_parsed(reference)[0]))
+        behind = [reference for reference in {*self._serving, *needed} if self._is_behind(reference)]
         await asyncio.gather(*[self._tried(reference, self._serve_once(reference)) for reference in behind])
 
     def _is_behind(self, reference: str) -> bool:
@@ -318,6 +357,7 @@ class Models:
                 if self._is_pinned(opened.version) or self._is_champion(opened.version) != champions:
                     continue
                 self._close(key)
+                self._telemetry.evictions.inc()
                 size -= opened.size_bytes
         if size > self._bounds.memory_bytes and not self._is_short:
             self._is_short = True
@@ -327,7 +367,6 @@ class Models:
         """Forget a version; requests under way keep it until they end."""
         opened = self._opened.pop(key)
         self._serving = {ref: served for ref, served in self._serving.items() if served.opened is not opened}
-        self._telemetry.evictions.inc()
 
     def _is_champion(self, version: Version) -> bool:
         return self._directory.number(version.name, CHAMPION) == version.version

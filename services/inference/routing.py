@@ -9,6 +9,10 @@ from forecasting.bundle import POPULATION
 from forecasting.errors import InvalidInput, InvalidSetting
 from forecasting.references import CHALLENGER, CHAMPION, model_name
 
+UNFIT_ID = (
+    "the patient_id cannot name a model: use up to 64 letters, digits, '.', '_' or '-' (no '--', no '-' beside a slash)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -51,8 +55,8 @@ class Routing:
             raise InvalidInput("the request has no patient_id; say whose readings these are", "patient_id")
         try:
             return _personal_name(self.namespace, patient_id)
-        except InvalidSetting as error:
-            raise InvalidInput(str(error), "patient_id") from error
+        except InvalidSetting:
+            raise InvalidInput(UNFIT_ID, "patient_id") from None  # without the id: it names a person
 
     def listed(self, patient_id: str) -> tuple[str, ...]:
         """References of the models that a caller may be told of: the population's, and the patient's own."""

@@ -10,24 +10,35 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from google.protobuf.message import Message
+
 from forecasting.bundle import POPULATION
 from forecasting.forecaster import Forecaster
 from forecasting.references import Version
 from forecasting.registry_reader import RegistryReader
 from protos.glucast.v1 import forecaster_pb2
+from protos.inference import open_inference_pb2
+from services.access import Access
+from services.certificates import Certificates, read_certificates
+from services.followed_files import FollowedFiles
 from services.inference.batcher import Batcher, Limits
 from services.inference.engine import Engine
 from services.inference.forecast_ids import Ids
 from services.inference.models import Bounds, Models
+from services.inference.open_inference import ADMIN_METHODS, OpenInferenceServicer
 from services.inference.routing import Routing
 from services.inference.servicer import ForecasterServicer
 from services.inference.settings import Settings
 from services.inference.telemetry import Telemetry
 from services.inference.tracing import open_tracer, traced
 from services.inference.truth import LiveAccuracy
+from services.logs import log_loop_errors
+from services.rates import Rates
 from services.serving import READY, GrpcServer
+from services.tokens import Scope, read_tokens
 
 SERVICE = forecaster_pb2.DESCRIPTOR.services_by_name["Forecaster"]
+OPEN_INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 BATCH_NICENESS = 15  # of the threads that compute, against 0 of the event loop
 MODEL_HEALTH = "model/"  # before a model's name, in the names that health knows
 
@@ -47,24 +58,32 @@ async def running(settings: Settings, is_worker: bool = False) -> AsyncIterator[
     """A started service; drained and stopped at the end. Raises InvalidSetting for an address that is taken."""
     telemetry, tracer = Telemetry(), open_tracer(settings.traces)
     accuracy = LiveAccuracy(telemetry, settings.alarm_low)
-    server = GrpcServer(settings.reflection, share_port=is_worker)
+    log_loop_errors(asyncio.get_running_loop())
+    server = GrpcServer(
+        settings.reflection, is_worker, _access(settings, telemetry), _certificates(settings, telemetry)
+    )
     with ThreadPoolExecutor(settings.threads, "forecast", _give_way) as executor:
         models = _models(settings, executor, telemetry)
         routing = Routing(settings.namespace, settings.canary_share, settings.shadow_share)
         engine = Engine(models, routing, Ids(settings.id_secrets()), accuracy, telemetry, tracer)
         servicer = ForecasterServicer(engine, accuracy, settings, telemetry)
-        server.add(SERVICE, servicer, telemetry.rpc, partial(traced, tracer))
-        metrics = None if is_worker else telemetry.expose(settings.host, settings.metrics_port)
+        server.add(SERVICE, servicer, telemetry.rpc, partial(traced, tracer), cost_of=_more_than_one)
+        open_inference = OpenInferenceServicer(engine, settings)
+        server.add(
+            OPEN_INFERENCE, open_inference, telemetry.rpc, partial(traced, tracer), scope_of, cost_of=_more_than_one
+        )
+        metrics = None if is_worker else telemetry.expose(settings.metrics_host or settings.host, settings.metrics_port)
         health = asyncio.create_task(_tell_health(models, server, telemetry))
         try:
             port = await server.start(settings.host, settings.port)
             models.start()
-            url = f"http://{settings.host}:{metrics.server_port}/metrics" if metrics else ""
+            url = f"http://{settings.metrics_host or settings.host}:{metrics.server_port}/metrics" if metrics else ""
             yield Running(f"{settings.host}:{port}", url)
         finally:
             health.cancel()
             await server.retire(settings.pause_seconds)
             servicer.stop()
+            open_inference.stop()
             await _drain(server, engine, settings.drain_seconds)
             await engine.close()
             await models.stop()
@@ -72,6 +91,33 @@ async def running(settings: Settings, is_worker: bool = False) -> AsyncIterator[
             if metrics is not None:
                 metrics.shutdown()
                 metrics.server_close()
+
+
+def _access(settings: Settings, telemetry: Telemetry) -> Access:
+    file, failed, tokens = settings.token_file, telemetry.reload_failures.labels("tokens").inc, None
+    if file is not None:
+        tokens = FollowedFiles((file,), partial(read_tokens, file), failed)
+    rates = Rates(settings.rate_per_second, settings.rate_burst) if settings.rate_per_second else None
+    return Access(tokens, rates, settings.streams_per_caller)
+
+
+def _certificates(settings: Settings, telemetry: Telemetry) -> FollowedFiles[Certificates] | None:
+    files, failed = settings.certificate_files, telemetry.reload_failures.labels("certificates").inc
+    return None if files is None else FollowedFiles(files.all, partial(read_certificates, files), failed)
+
+
+def scope_of(method: str) -> Scope:
+    """What a method of the Open Inference Protocol asks of a token."""
+    return Scope.ADMIN if method in ADMIN_METHODS else Scope.FORECAST
+
+
+def _more_than_one(request: Message) -> int:
+    """As how many more calls than one a request counts: a batch as many as it asks for."""
+    if isinstance(request, forecaster_pb2.ForecastBatchRequest):
+        return max(0, len(request.requests) - 1)
+    if isinstance(request, open_inference_pb2.ModelInferRequest):
+        return max((tensor.shape[0] - 1 for tensor in request.inputs if tensor.shape), default=0)
+    return 0
 
 
 def _give_way() -> None:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 
 import grpc
 
@@ -27,7 +28,7 @@ from services.inference.settings import Settings
 from services.inference.telemetry import Telemetry
 from services.inference.truth import LiveAccuracy
 from services.inference.wire import nested
-from services.serving import Stopping, status_of
+from services.statuses import Stopping, status_of
 
 AT_ONCE = 1024  # requests of one batch, outcomes of one report
 SLICE = 16  # requests of a batch that are read or answered before others get their turn
@@ -95,10 +96,11 @@ class ForecasterServicer(forecaster_pb2_grpc.ForecasterServicer):
         self._streams += 1
         self._telemetry.streams.inc()
         try:
-            steps = self._until_stopping(requests)
-            monitor = self._monitor_from(await anext(steps, None))
-            async for step in steps:
-                yield await self._answer(monitor, step)
+            # closed before the call is: what waits for the next step would fail with it, and the log quote the refusal
+            async with aclosing(self._until_stopping(requests)) as steps:
+                monitor = self._monitor_from(await anext(steps, None))
+                async for step in steps:
+                    yield await self._answer(monitor, step)
         finally:
             self._streams -= 1
             self._telemetry.streams.dec()
@@ -149,7 +151,9 @@ class ForecasterServicer(forecaster_pb2_grpc.ForecasterServicer):
             return pb.OutcomeResult(problem=status_of(error))
         return pb.OutcomeResult(minutes_ahead=minutes)
 
-    async def _until_stopping(self, requests: AsyncIterator[pb.MonitorRequest]) -> AsyncIterator[pb.MonitorRequest]:
+    async def _until_stopping(
+        self, requests: AsyncIterator[pb.MonitorRequest]
+    ) -> AsyncGenerator[pb.MonitorRequest, None]:
         """The steps of a stream; raises Stopping between two of them when the service stops."""
         stopping = asyncio.ensure_future(self._stopping.wait())
         coming = asyncio.ensure_future(anext(requests, None))

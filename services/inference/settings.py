@@ -1,14 +1,21 @@
 """What the inference service can be told, by environment (GLUCAST_PORT=…) or by option (--port …)."""
 
+from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from forecasting.errors import InvalidSetting
 from forecasting.references import check_uri
+from services.certificates import CertificateFiles, read_certificates
+from services.logs import LogFormat
+from services.tokens import read_tokens
 
 PREFIX = "GLUCAST_"
+T = TypeVar("T")
 
 
 class Settings(BaseSettings):
@@ -19,6 +26,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every network")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one")
     metrics_port: int = Field(9464, ge=0, le=65535, description="port of Prometheus' /metrics; 0 takes a free one")
+    metrics_host: str | None = Field(
+        None, description="address of /metrics, which has neither TLS nor tokens; else that of --host"
+    )
     workers: int = Field(1, ge=1, le=64, description="processes that share the port, each with its own models")
     namespace: str = Field(
         "virtual", pattern="^[a-z0-9_]+$", description="data set whose models are routed when a request names none"
@@ -67,24 +77,94 @@ class Settings(BaseSettings):
             return None
         if others.data.get("id_secret"):
             raise ValueError(f"{PREFIX}ID_SECRET is set too; give one of the two")
-        try:
-            _secrets_in(file)  # told now, once, and not by every worker
-        except InvalidSetting as error:
-            raise ValueError(str(error)) from error
+        _told_now(_secrets_in, file)
         return file
 
     traces: str | None = Field(None, description="OTLP endpoint that traces go to, such as http://127.0.0.1:4317")
+    tls_certificate: Path | None = Field(None, description="PEM file of the service's certificate and its chain: TLS")
+    tls_key: Path | None = Field(None, description="PEM file of its key, unencrypted", validate_default=True)
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of a CA: callers must show a certificate of it", validate_default=True
+    )
+
+    @field_validator("tls_key")
+    @classmethod
+    def _comes_with_certificate(cls, key: Path | None, others: ValidationInfo) -> Path | None:
+        if (key is None) != (others.data.get("tls_certificate") is None):
+            raise ValueError("--tls-certificate and --tls-key belong together; give both")
+        return key
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _can_be_shown(cls, ca: Path | None, others: ValidationInfo) -> Path | None:
+        files = _certificate_files(others.data.get("tls_certificate"), others.data.get("tls_key"), ca)
+        if files is None and ca is not None:
+            raise ValueError("--tls-client-ca is of use with --tls-certificate and --tls-key alone; give them too")
+        if files is not None:
+            _told_now(read_certificates, files)
+        return ca
+
+    token_file: Path | None = Field(
+        None, description="file of bearer tokens, `forecast TOKEN` or `admin TOKEN` a line; without it all may ask"
+    )
+
+    @field_validator("token_file")
+    @classmethod
+    def _holds_tokens(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            _told_now(read_tokens, file)
+        return file
+
+    rate_per_second: float = Field(
+        0.0, ge=0, description="calls of one caller (a token, else an address) that are answered; 0 for any number"
+    )
+    rate_burst: int = Field(100, ge=1, description="calls of one caller beyond that rate, after a pause")
+    streams_per_caller: int = Field(0, ge=0, description="streams of one caller open at once; 0 for any number")
+    log_format: LogFormat = Field(LogFormat.TEXT, description="text or json, a line each")
     reflection: bool = Field(False, description="let clients list services and messages; for development")
     pause_seconds: float = Field(
         0.0, ge=0, description="time between NOT_SERVING and refusing at the end, for balancers to notice"
     )
     drain_seconds: float = Field(10.0, ge=0, description="time that running requests are given at the end")
 
+    @property
+    def certificate_files(self) -> CertificateFiles | None:
+        """Of TLS; None without it."""
+        return _certificate_files(self.tls_certificate, self.tls_key, self.tls_client_ca)
+
+    @property
+    def exposure(self) -> str:
+        """What whoever starts the service should know of its port; empty where nothing is amiss."""
+        lacking = {"tokens (--token-file)": self.token_file, "TLS (--tls-certificate, --tls-key)": self.tls_certificate}
+        names = [name for name, given in lacking.items() if given is None]
+        if not names or _is_loopback(self.host):
+            return ""
+        return f"listens on {self.host} without {' and without '.join(names)}: let nobody reach it but whom you trust"
+
     def id_secrets(self) -> tuple[bytes, ...]:
         """The keys of forecast ids, newest first; none where none was given. Raises InvalidSetting for the file."""
         if self.id_secret_file is not None:
             return _secrets_in(self.id_secret_file)
         return (self.id_secret.get_secret_value().encode(),) if self.id_secret else ()
+
+
+def _certificate_files(certificate: Path | None, key: Path | None, ca: Path | None) -> CertificateFiles | None:
+    return None if certificate is None or key is None else CertificateFiles(certificate, key, ca)
+
+
+def _told_now(read: Callable[[T], object], files: T) -> None:
+    """Read once, so that the start says what is wrong, and not each worker."""
+    try:
+        read(files)
+    except InvalidSetting as error:
+        raise ValueError(str(error)) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _secrets_in(file: Path) -> tuple[bytes, ...]:

@@ -61,6 +61,9 @@ class Telemetry:
         self.received = counter("grpc_server_msg_received_total", "Messages that came", METHOD)
         self.sent = counter("grpc_server_msg_sent_total", "Messages that went out", METHOD)
         self.handling = histogram("grpc_server_handling_seconds", "Time from a call to its end", SECONDS, METHOD)
+        self.reload_failures = counter(
+            "glucose_reload_failures_total", "Replaced tokens or certificates that could not be used", ("files",)
+        )
         # the engine
         self.queue_seconds = histogram(
             "glucose_infer_queue_seconds", "Time a forecast waited for its batch", QUEUE_SECONDS, MODEL

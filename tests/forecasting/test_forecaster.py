@@ -101,7 +101,7 @@ def test_a_bundle_without_a_network_or_with_a_broken_one_is_refused(tmp_path, ma
     folder = make_bundle(tmp_path / "b").folder
     spec = ModelSpec(model="virtual-570", backbone="tiny")
     (folder / "model.onnx").write_bytes(b"no network")
-    with pytest.raises(IntegrityError, match=r"b/model.onnx cannot be run"):
+    with pytest.raises(IntegrityError, match=r"b/model.onnx is refused: it is cut off, or no ONNX file"):
         Forecaster.open(write_bundle(folder, spec, {}, {}))
     (folder / "model.onnx").unlink()
     with pytest.raises(IntegrityError, match=r"b has no model.onnx; export the model first"):

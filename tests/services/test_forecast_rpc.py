@@ -11,7 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from forecasting.context import Reading
 from protos.glucast.v1 import forecaster_pb2 as pb
-from services.client import ServiceError, in_unit, timestamp
+from services.client import ModelVersion, ServiceError, in_unit
+from services.client.messages import timestamp
 
 LAST = dt.datetime(2025, 3, 1, 12, 0, tzinfo=dt.UTC)
 BAD, TOO_LITTLE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
@@ -35,8 +36,8 @@ def refused(client, request: pb.ForecastRequest) -> ServiceError:
 def test_a_forecast_has_the_shape_of_its_model(client, readings):
     answer = client.forecast("570", readings, "mg/dL", utc_offset_minutes=0)
     assert [p.minutes_ahead for p in answer.points] == list(range(5, 65, 5))
-    assert answer.origin.ToDatetime(tzinfo=dt.UTC) == LAST
-    assert answer.points[-1].time.ToDatetime(tzinfo=dt.UTC) == LAST + dt.timedelta(hours=1)
+    assert answer.origin == LAST
+    assert answer.points[-1].time == LAST + dt.timedelta(hours=1)
     for point in answer.points:
         values = [q.value_mg_dl for q in point.quantiles]
         assert len(values) == 9
@@ -70,7 +71,7 @@ def test_a_patients_own_champion_comes_before_the_populations(client, readings):
 @pytest.mark.parametrize("reference", ["virtual-population", "virtual-population@champion", "virtual-population/1"])
 def test_a_named_model_is_used_whoever_asks(client, readings, shelf, reference):
     answer = client.forecast("570", readings, "mg/dL", model=reference)
-    assert answer.model == pb.ModelVersion(
+    assert answer.model == ModelVersion(
         name="virtual-population",
         version="1",
         digest=shelf.registry.resolve("virtual-population").digest,
@@ -79,7 +80,7 @@ def test_a_named_model_is_used_whoever_asks(client, readings, shelf, reference):
 
 
 def test_no_clinical_use_is_said_and_not_left_out(client, readings):
-    answer = client.forecast("570", readings, "mg/dL")
+    answer = client.ask(request_of(readings))
     assert answer.HasField("clinical_use")
     assert json.loads(MessageToJson(answer))["clinicalUse"] is False
 

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from forecasting.errors import IntegrityError
 from forecasting.forecaster import Forecaster
 from services.client import ForecastClient, ServiceError
-from services.serving import NO_REGISTRY
+from services.statuses import NO_REGISTRY
 from tests.services.conftest import becomes_ready, health_of, samples, scrape
 
 SECRET = "the text of an error may quote readings"

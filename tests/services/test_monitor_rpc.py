@@ -11,7 +11,8 @@ from forecasting.context import Reading
 from protos.glucast.v1 import forecaster_pb2 as pb
 from protos.glucast.v1 import forecaster_pb2_grpc
 from services import serving
-from services.client import timestamp
+from services.client import Forecast
+from services.client.messages import timestamp
 from tests.services.conftest import LAST, becomes_ready, readings_until, samples, scrape, service_of
 
 MINUTES = dt.timedelta(minutes=1)
@@ -67,8 +68,8 @@ def test_a_streams_forecast_is_what_a_request_of_its_own_gives(stub, client):
     stream = Stream(stub, start(readings[:-1]))
     streamed = stream.tell(readings[-1].time, readings[-1].value).forecast
     alone = client.forecast("571", readings, "mg/dL", utc_offset_minutes=60)
-    assert streamed.points == alone.points
-    assert streamed.model == alone.model
+    assert Forecast.of(streamed).points == alone.points
+    assert Forecast.of(streamed).model == alone.model
     stream.end()
 
 

@@ -16,7 +16,7 @@ from forecasting.forecaster import Forecaster
 from forecasting.registry import Registry
 from protos.glucast.v1 import forecaster_pb2 as pb
 from protos.glucast.v1 import forecaster_pb2_grpc
-from services.client import timestamp
+from services.client.messages import timestamp
 from tests.services.conftest import LAST, Shelf, becomes_ready, holds, readings_until, samples, scrape, tiny_bundle
 from tests.services.test_forecast_rpc import request_of
 from tests.services.test_tracing import collector  # noqa: F401 - a fixture
