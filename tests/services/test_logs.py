@@ -121,6 +121,18 @@ def test_an_id_that_is_not_well_formed_is_replaced(service, odd):
     assert re.fullmatch("[0-9a-f]{16}", metadata_of(service.address, ("x-request-id", odd))["x-request-id"])
 
 
+@pytest.mark.parametrize("letter", ["a", "é", "💉"])
+def test_a_refusal_that_quotes_much_still_comes_through(service, letter):
+    """A status travels in metadata, which has no room for what a hostile message holds."""
+    with grpc.insecure_channel(service.address) as channel:
+        ask = forecaster_pb2_grpc.ForecasterStub(channel).GetModel
+        with pytest.raises(grpc.RpcError) as refused:
+            ask(pb.GetModelRequest(model=letter * 20_000), timeout=5)
+    assert refused.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
+    assert refused.value.details().endswith("…")
+    assert len(refused.value.details().encode()) < 900
+
+
 def test_a_fault_is_logged_under_the_id_of_its_call(service, readings, monkeypatch, capture, client):
     client.forecast("570", readings, "mg/dL")  # the model is open
 
