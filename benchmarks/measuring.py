@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,9 @@ def machine() -> dict[str, Any]:
     }
 
 
+@cache
 def gemm_rate(size: int = 2048) -> float:
-    """fp32 floating-point operations per second of the largest product that stays busy: what no network can pass."""
+    """fp32 floating-point operations per second of the largest product that stays busy, measured once a process."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     return 2 * size**3 / timed(lambda: a @ b, rounds=9).fastest
 
@@ -119,6 +121,15 @@ def in_fresh_process(module: str, *arguments: str, python: str = sys.executable)
     """Run `python -m module arguments`; its last line is JSON. For memory, and for another environment."""
     ran = subprocess.run([python, "-m", module, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(ran.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def make_environment(folder: Path, requirements: Path) -> Path:
+    """A virtual environment for a peer, from wherever pip is set up for; returns its python."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    install = [str(python), "-I", "-m", "pip", "install", "--quiet", "--requirement", str(requirements)]
+    subprocess.run(install, check=True)
+    return python
 
 
 def _processor() -> str:

@@ -25,8 +25,9 @@ import typer
 from onnx import helper, numpy_helper
 from rich.table import Table
 
+from benchmarks.measuring import make_environment
 from benchmarks.service_under_test import PEOPLE, Shelf, stocked
-from benchmarks.serving_sides import Side, bundle_of, make_peer_environment, sides_of
+from benchmarks.serving_sides import PEER, Side, bundle_of, sides_of
 from benchmarks.verdicts import Goal, console, spread
 from forecasting.bundle import read_bundle, write_bundle
 
@@ -59,7 +60,7 @@ def peer(
     calls: Annotated[int, typer.Option(min=64, help="calls of a round, and fewer where one is sent at a time")] = 2000,
 ) -> None:
     """Requests per CPU second, latency and memory beside MLServer's; and who pays where a call is cancelled."""
-    python = peer_python or make_peer_environment(ENVIRONMENT)
+    python = peer_python or make_environment(ENVIRONMENT, PEER / "requirements.txt")
     with tempfile.TemporaryDirectory() as folder:
         ratios = compare_cost(python, Path(folder), rounds, calls)
     with tempfile.TemporaryDirectory() as folder:

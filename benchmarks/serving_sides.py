@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -78,15 +77,6 @@ class Side:
 
     def _tree(self) -> tuple[psutil.Process, ...]:
         return self.process, *self.process.children(recursive=True)
-
-
-def make_peer_environment(folder: Path) -> Path:
-    """A virtual environment with MLServer, from wherever pip is set up for; returns its python."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    requirements = str(PEER / "requirements.txt")
-    subprocess.run([str(python), "-I", "-m", "pip", "install", "--quiet", "--requirement", requirements], check=True)
-    return python
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from benchmarks.measuring import Findings, in_fresh_process
+from benchmarks.peer_timellm import peak_memory_mb
 from benchmarks.subjects import (
     PAPER_PROTOTYPES,
     TEACHER,
@@ -45,8 +46,8 @@ def training() -> Findings:
         found.add(
             what=case,
             **{
-                "whole process": peak["peak"] / MB,
-                "beyond the libraries": (peak["peak"] - peak["before"]) / MB,
+                "whole process": peak["peak"],
+                "beyond the libraries": peak["peak"] - peak["before"],
                 "x": base["peak"] / peak["peak"],
             },
         )
@@ -84,12 +85,12 @@ TRAINED: dict[str, Callable[[], Callable[[], object]]] = {
 }
 
 
-def _train(case: str) -> dict[str, int]:
-    before = _peak()
+def _train(case: str) -> dict[str, float]:
+    before = peak_memory_mb()
     step = TRAINED[case]()
     for _ in range(STEPS):
         step()
-    return {"before": before, "peak": _peak()}
+    return {"before": before, "peak": peak_memory_mb()}
 
 
 def _serve(name: str, count: int, arena: str) -> dict[str, int]:
@@ -113,12 +114,6 @@ def _export(name: str) -> dict[str, str]:
     with exported(student(name)) as bundle, tempfile.NamedTemporaryFile(suffix=".onnx", delete=False) as kept:
         kept.write(bundle.read("model.onnx"))
     return {"path": kept.name}
-
-
-def _peak() -> int:
-    """Bytes. Not ru_maxrss: a child's begins with its parent's."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
 def main() -> None:

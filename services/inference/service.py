@@ -72,12 +72,12 @@ async def running(settings: Settings, is_worker: bool = False) -> AsyncIterator[
         server.add(
             OPEN_INFERENCE, open_inference, telemetry.rpc, partial(traced, tracer), scope_of, cost_of=_more_than_one
         )
-        metrics = None if is_worker else telemetry.expose(settings.metrics_host or settings.host, settings.metrics_port)
+        metrics = None if is_worker else telemetry.expose(settings.metrics_at, settings.metrics_port)
         health = asyncio.create_task(_tell_health(models, server, telemetry))
         try:
             port = await server.start(settings.host, settings.port)
             models.start()
-            url = f"http://{settings.metrics_host or settings.host}:{metrics.server_port}/metrics" if metrics else ""
+            url = f"http://{settings.metrics_at}:{metrics.server_port}/metrics" if metrics else ""
             yield Running(f"{settings.host}:{port}", url)
         finally:
             health.cancel()

@@ -1,7 +1,6 @@
 """The Forecaster RPCs: protobuf → our types → engine → protobuf."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
@@ -10,6 +9,7 @@ import grpc
 from forecasting.errors import GlucastError, InvalidInput, Overloaded
 from protos.glucast.v1 import forecaster_pb2 as pb
 from protos.glucast.v1 import forecaster_pb2_grpc
+from services.calls import deadline_of
 from services.inference.alarms import Alarm, AlarmKind, Alarms
 from services.inference.engine import Engine, Forecast
 from services.inference.messages import (
@@ -65,12 +65,12 @@ class ForecasterServicer(forecaster_pb2_grpc.ForecasterServicer):
         self._stopping.set()
 
     async def Forecast(self, request: pb.ForecastRequest, context: grpc.aio.ServicerContext) -> bytes:
-        question = question_from(request, _deadline(context), bulk=False)
+        question = question_from(request, deadline_of(context), bulk=False)
         return await self._engine.forecast(question, self._responses.of)
 
     async def ForecastBatch(self, request: pb.ForecastBatchRequest, context: grpc.aio.ServicerContext) -> bytes:
         _check_count(len(request.requests), "requests")
-        deadline = _deadline(context)
+        deadline = deadline_of(context)
         # asked for and not answered: enough that the engine never waits for the next ones
         window = 4 * self._settings.batch_size
         accepted: list[asyncio.Future[bytes] | Exception] = []
@@ -207,11 +207,6 @@ class ForecasterServicer(forecaster_pb2_grpc.ForecasterServicer):
         elif update.outcome is not None:
             response.problem.CopyFrom(status_of(update.outcome))
         return response
-
-
-def _deadline(context: grpc.aio.ServicerContext) -> float | None:
-    left = context.time_remaining()
-    return None if left is None else time.monotonic() + left
 
 
 def _check_count(count: int, field: str) -> None:

@@ -133,6 +133,11 @@ class Settings(BaseSettings):
         return _certificate_files(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
     @property
+    def metrics_at(self) -> str:
+        """The address of /metrics."""
+        return self.metrics_host or self.host
+
+    @property
     def exposure(self) -> str:
         """What whoever starts the service should know of its port; empty where nothing is amiss."""
         lacking = {"tokens (--token-file)": self.token_file, "TLS (--tls-certificate, --tls-key)": self.tls_certificate}

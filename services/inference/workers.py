@@ -102,10 +102,11 @@ async def _supervise(settings: Settings, command: Sequence[str]) -> int:
         series = Series(folder)
         environment = _environment(settings, port) | {SHARED_FOLDER: folder}
         workers = [Worker(k, command, environment, series) for k in range(settings.workers)]
-        host = settings.metrics_host or settings.host
-        metrics = serve_metrics(series.registry, host, settings.metrics_port)
+        metrics = serve_metrics(series.registry, settings.metrics_at, settings.metrics_port)
         try:
-            line = listening_line(f"{settings.host}:{port}", f"http://{host}:{metrics.server_port}/metrics")
+            line = listening_line(
+                f"{settings.host}:{port}", f"http://{settings.metrics_at}:{metrics.server_port}/metrics"
+            )
             return await _run(workers, told, line, settings.pause_seconds + settings.drain_seconds + SLACK)
         finally:
             metrics.shutdown()
