@@ -369,7 +369,9 @@ def all_methods(channel: grpc.Channel, token: str) -> list[Rpc]:
 
     def told(**asked: str) -> reflection_pb2.ServerReflectionResponse:
         request = reflection_pb2.ServerReflectionRequest(**asked)
-        return next(iter(stub.ServerReflectionInfo(iter([request]), timeout=5, metadata=metadata)))
+        # to its end: a stream left half-read is cancelled under the server, which gRPC logs as an error
+        (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=5, metadata=metadata)
+        return answer
 
     found = []
     for service in told(list_services="").list_services_response.service:
