@@ -17,7 +17,7 @@ RIDGE_PENALTIES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
 class Predictor(Protocol):
     """Anything that forecasts windows: a Forecaster or a baseline."""
 
-    def predict(self, context: np.ndarray, minute_of_day: np.ndarray) -> Forecasts: ...
+    def predict_windows(self, windows: Windows) -> Forecasts: ...
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Persistence:
     @classmethod
     def fit(cls, validation: Windows) -> "Persistence":
         mean = np.repeat(validation.context[:, -1:], validation.target.shape[1], axis=1)
-        return cls(_residual_quantiles(mean, validation.target))
+        return cls(residual_quantiles(mean, validation.target))
 
-    def predict(self, context: np.ndarray, minute_of_day: np.ndarray) -> Forecasts:
-        mean = np.repeat(context[:, -1:].astype(np.float64), len(self.residual_quantiles), axis=1)
-        return _with_quantiles(mean, self.residual_quantiles, self.levels)
+    def predict_windows(self, windows: Windows) -> Forecasts:
+        mean = np.repeat(windows.context[:, -1:].astype(np.float64), len(self.residual_quantiles), axis=1)
+        return with_quantiles(mean, self.residual_quantiles, self.levels)
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Ridge:
             weights[:, step] = candidates[best]
             chosen.append(RIDGE_PENALTIES[best])
         mean = checked @ weights + validation.context[:, -1:]
-        return cls(weights, _residual_quantiles(mean, validation.target), tuple(chosen))
+        return cls(weights, residual_quantiles(mean, validation.target), tuple(chosen))
 
-    def predict(self, context: np.ndarray, minute_of_day: np.ndarray) -> Forecasts:
-        mean = _features(context) @ self.weights + context[:, -1:]
-        return _with_quantiles(mean, self.residual_quantiles, self.levels)
+    def predict_windows(self, windows: Windows) -> Forecasts:
+        mean = _features(windows.context) @ self.weights + windows.context[:, -1:]
+        return with_quantiles(mean, self.residual_quantiles, self.levels)
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,7 @@ class PerPatient:
 
     def predict_windows(self, windows: Windows) -> Forecasts:
         """Forecast windows of known patients, each with its own predictor."""
-        parts = {
-            p: self.of[p].predict(w.context, w.minute_of_day) for p in windows.patients for w in [windows.of_patient(p)]
-        }
+        parts = {p: self.of[p].predict_windows(windows.of_patient(p)) for p in windows.patients}
         first = next(iter(parts.values()))
         mean = np.empty((len(windows), first.mean.shape[1]))
         quantiles = np.empty((len(windows), *first.quantiles.shape[1:]))
@@ -120,10 +118,12 @@ def _solve(features: np.ndarray, change: np.ndarray) -> list[np.ndarray]:
     ]
 
 
-def _residual_quantiles(mean: np.ndarray, target: np.ndarray) -> np.ndarray:
+def residual_quantiles(mean: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(n, steps) mg/dL, twice → (steps, levels): quantiles of truth minus forecast, where there is a truth."""
     return np.nanquantile(target - mean, QUANTILES, axis=0).T
 
 
-def _with_quantiles(mean: np.ndarray, residuals: np.ndarray, levels: tuple[float, ...]) -> Forecasts:
+def with_quantiles(mean: np.ndarray, residuals: np.ndarray, levels: tuple[float, ...]) -> Forecasts:
+    """Forecasts with the same errors around each mean: (n, steps) and (steps, levels) mg/dL."""
     clipped = np.clip(mean, *ACCEPTED_MG_DL)
     return Forecasts.of(clipped, np.clip(mean[..., None] + residuals, *ACCEPTED_MG_DL), levels)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from forecasting.encoding import Normalisation
 from forecasting.errors import IntegrityError
+from forecasting.history import STATISTICS
 from forecasting.prompts import PromptSpec
 from forecasting.windows import WindowShape
 
@@ -56,9 +57,24 @@ class ModelSpec(BaseModel):
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(QUANTILES, max_length=99)
 
     @property
+    def knows_history(self) -> bool:
+        """Are the statistics of the history among its inputs?"""
+        return knows_history(self.normalisation, self.shape)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels of x, in order."""
+        return self.normalisation.channels + (STATISTICS if self.knows_history else ())
+
+    @property
     def outputs(self) -> int:
         """Values per forecast step: the mean and each quantile."""
         return 1 + len(self.quantiles)
+
+
+def knows_history(normalisation: Normalisation, shape: WindowShape) -> bool:
+    """Does a model see the statistics of the history? The paper's instance norm shows it the context alone."""
+    return shape.history_length > 0 and normalisation.kind == "level"
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from forecasting.cgm import (
     to_mg_dl,
 )
 from forecasting.errors import InsufficientData, InvalidInput, InvalidReadings
-from forecasting.windows import WindowShape
+from forecasting.windows import WindowShape, statistics_of
 
 STALE_AFTER = 15 * 60  # seconds
 AHEAD_AT_MOST = 2 * 60
+ENOUGH_HISTORY = 0.5  # share of what a model looks back on; with less its answer says so
 EVEN = 0.05  # of a step: spacings this even cannot leave their steps on a grid that follows the sensor's clock
 Limit = Literal["low", "high"]  # the sensor's words for a value outside its range
 LIMITS: dict[Limit, int] = {"low": -1, "high": 1}
@@ -70,6 +71,7 @@ class Context:
     """What a forecast is made from.
 
     glucose_mg_dl: (context_length,); minute_of_day: NaN where the patient's clock is unknown
+    history:       (4,) of forecasting.history.STATISTICS, (0,) for shapes without one
     origin:        seconds since 1970 UTC, of the last reading; warnings: sentences for whoever reads the forecast
     filled:        missing steps that were filled; censored: readings that were taken as the sensor's edge
     """
@@ -80,6 +82,7 @@ class Context:
     warnings: tuple[str, ...]
     filled: int
     censored: int
+    history: np.ndarray
 
 
 def context_from(
@@ -107,17 +110,25 @@ def context_from(
         warnings.append(
             f"{censored} readings lie outside what a sensor can tell (40 to 400 mg/dL) and were taken as its edge"
         )
-    context, filled, merged = _lay_out(readings.seconds, gaps, glucose, shape)
+    past, filled, merged = _lay_out(readings.seconds, gaps, glucose, shape)
+    history = statistics_of(past[None], shape)[0]
     if merged:
         warnings.append(
             f"{merged} readings shared a {shape.sampling_minutes}-minute step with a later one, which was used"
         )
     if filled:
         warnings.append(f"{filled} missing readings of the context were filled on a straight line")
+    if len(history) and history[-1] < ENOUGH_HISTORY:
+        warnings.append(_too_short(history[-1], shape))
     if utc_offset is None:
         warnings.append("no UTC offset or time zone was given: the forecast does not know the time of day")
     minute = np.nan if utc_offset is None else (origin + utc_offset.total_seconds()) % 86_400 / 60
-    return Context(context, minute, origin, tuple(warnings), filled, censored)
+    return Context(past[-shape.context_length :], minute, origin, tuple(warnings), filled, censored, history)
+
+
+def _too_short(known: float, shape: WindowShape) -> str:
+    hours = shape.looks_back * shape.sampling_minutes / 60
+    return f"{known * hours:.0f} of the last {hours:.0f} hours are known; with all of them the forecast is better"
 
 
 @lru_cache(maxsize=256)
@@ -224,8 +235,10 @@ def _check_numbers(glucose_mg_dl: np.ndarray) -> None:
 def _lay_out(
     seconds: np.ndarray, gaps: np.ndarray, glucose: np.ndarray, shape: WindowShape
 ) -> tuple[np.ndarray, int, int]:
-    """(context, how many steps were filled, how many readings shared a step with a later one)."""
-    length = shape.context_length
+    """(up to `looks_back` steps, NaN where nothing is known before the context; how many steps of the context were
+    filled; how many readings shared a step with a later one).
+    """
+    length = shape.looks_back
     if len(seconds) >= length and _are_even(gaps[1 - length :], 60 * shape.sampling_minutes):
         return glucose[-length:].astype(np.float32), 0, 0
     reach = length + shape.max_fill_bins
@@ -237,8 +250,8 @@ def _lay_out(
     steps, glucose = steps[steps > -size], glucose[steps > -size]
     grid = np.full(size, np.nan, np.float32)
     grid[size - 1 + steps] = glucose
-    context, filled = _last_context(grid, shape)
-    return context, filled, len(steps) - len(np.unique(steps))
+    past, filled = _filled(grid, shape)
+    return past, filled, len(steps) - len(np.unique(steps))
 
 
 def _are_even(gaps: np.ndarray, spacing: int) -> bool:
@@ -246,14 +259,14 @@ def _are_even(gaps: np.ndarray, spacing: int) -> bool:
     return bool(gaps.max() <= (1 + EVEN) * spacing and gaps.min() >= (1 - EVEN) * spacing)
 
 
-def _last_context(grid: np.ndarray, shape: WindowShape) -> tuple[np.ndarray, int]:
-    """The last context_length steps with short gaps filled, and how many were filled."""
+def _filled(grid: np.ndarray, shape: WindowShape) -> tuple[np.ndarray, int]:
+    """The last steps that a forecast depends on with short gaps filled, and how many were filled in the context."""
     length = shape.context_length
     need = f"{length} steps of {shape.sampling_minutes} minutes ({length * shape.sampling_minutes} minutes)"
     if len(grid) < length:
         raise InsufficientData(f"the readings span {len(grid)} steps, the model needs {need}; send a longer history")
-    filled = fill_short_gaps(grid, shape.max_fill_bins)[-length:]
-    missing = int(np.isnan(filled).sum())
+    filled = fill_short_gaps(grid, shape.max_fill_bins)[-shape.looks_back :]
+    missing = int(np.isnan(filled[-length:]).sum())
     if missing:
         raise InsufficientData(
             f"{missing} steps of the last {length} are missing in gaps of more than {shape.max_fill_bins}; the model "

@@ -8,9 +8,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from forecasting.cgm import ACCEPTED_MG_DL
+from forecasting.history import STATISTICS
 
 REVIN_EPS = 1e-5  # variance floor of the paper's instance norm
 RADIANS_PER_MINUTE = 2 * np.pi / 1440
+CHANGE = 10.0  # a day's mean change from step to step is about a tenth of its deviation
 CHUNK = 1024  # windows written at a time, so that they stay in the processor's cache while channel after channel is
 
 
@@ -59,19 +61,28 @@ class Encoded:
 
 
 def encode(
-    context: np.ndarray, minute_of_day: np.ndarray, sampling_minutes: int, normalisation: Normalisation
+    context: np.ndarray,
+    minute_of_day: np.ndarray,
+    sampling_minutes: int,
+    normalisation: Normalisation,
+    history: np.ndarray | None = None,
 ) -> Encoded:
     """Contexts → inputs.
 
-    context: (n, context_length) mg/dL without gaps; minute_of_day: (n,) at the origin, NaN where unknown.
+    context: (n, context_length) mg/dL without gaps; minute_of_day: (n,) at the origin, NaN where unknown;
+    history: (n, 4) of forecasting.history.STATISTICS, None for models that know none.
     """
     if normalisation.kind == "revin":
         return _encode_by_itself(context.astype(np.float64))
-    x = np.empty((*context.shape, len(normalisation.channels)), np.float32)
+    own = len(normalisation.channels)
+    more = 0 if history is None else len(STATISTICS)
+    x = np.empty((*context.shape, own + more), np.float32)
     for start in range(0, len(context), CHUNK):
         rows = slice(start, start + CHUNK)
         _write_level(x[rows], context[rows], normalisation)
         _write_day(x[rows], minute_of_day[rows], sampling_minutes)
+        if history is not None:
+            x[rows, :, own:] = _history_channels(history[rows], context[rows, -1], normalisation)[:, None]
     return Encoded(x, context[:, -1].astype(np.float64), np.full(len(context), normalisation.scale_mg_dl))
 
 
@@ -101,6 +112,13 @@ def _write_day(x: np.ndarray, minute_of_day: np.ndarray, sampling_minutes: int) 
     day = at_origin.astype(np.complex64)[:, None] * _way_back(x.shape[1], sampling_minutes)
     x[..., 2:4] = day.view(np.float32).reshape(*day.shape, 2)
     x[..., 4] = known[:, None]
+
+
+def _history_channels(history: np.ndarray, anchor: np.ndarray, normalisation: Normalisation) -> np.ndarray:
+    """(n, 4) statistics in mg/dL and the last readings (n,) → (n, 4) in units of about one."""
+    scale = normalisation.scale_mg_dl
+    mean, deviation, change, known = history.T
+    return np.stack([(mean - anchor) / scale, deviation / scale, CHANGE * change / scale, known], axis=1)
 
 
 @lru_cache

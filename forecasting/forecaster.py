@@ -14,9 +14,11 @@ from forecasting.bundle import Bundle, ModelSpec, read_bundle
 from forecasting.cgm import check_range
 from forecasting.encoding import encode
 from forecasting.errors import IntegrityError, InvalidReadings
+from forecasting.history import STATISTICS
 from forecasting.onnx_checks import RunBounds, check_network
 from forecasting.prompts import tokenise, unpadded, write_prompts
 from forecasting.tokenizer_checks import open_tokenizer
+from forecasting.windows import Windows, statistics_of
 
 # (x, prompt_ids or None) → y; shapes in ModelSpec
 Network = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
@@ -93,10 +95,19 @@ class Forecaster:
                 tokenizer = unpadded(open_tokenizer(bundle.read("tokenizer.json")))
         return cls(bundle.spec, _onnx_network(bundle, threads, bounds), tokenizer)
 
-    def predict(self, context: np.ndarray, minute_of_day: np.ndarray, batch_size: int = 256) -> Forecasts:
+    def predict(
+        self,
+        context: np.ndarray,
+        minute_of_day: np.ndarray,
+        history: np.ndarray | None = None,
+        *,
+        batch_size: int = 256,
+    ) -> Forecasts:
         """Forecast n windows.
 
-        context: (n, context_length) mg/dL without gaps; minute_of_day: (n,) at the origin, NaN where unknown.
+        context: (n, context_length) mg/dL without gaps; minute_of_day: (n,) at the origin, NaN where unknown;
+        history: (n, 4) of forecasting.history.STATISTICS; without it a model that looks further back than the
+        context is told that nothing before it is known.
         Raises InvalidReadings for another shape or for gaps, IntegrityError for a network that gives no numbers.
         """
         shape = self.spec.shape
@@ -108,14 +119,35 @@ class Forecaster:
         if not np.isfinite(context).all():
             raise InvalidReadings(f"{self.spec.model} needs contexts without gaps; fill or drop them first")
         check_range(context.ravel())
+        past = self._past(context, history)
         outputs = np.empty((len(context), shape.prediction_length, self.spec.outputs), np.float64)
         for start in range(0, len(context), batch_size):
             rows = slice(start, start + batch_size)
-            outputs[rows] = self._predict_batch(context[rows], minute_of_day[rows])
+            outputs[rows] = self._predict_batch(
+                context[rows], minute_of_day[rows], None if past is None else past[rows]
+            )
         return Forecasts(outputs, self.spec.quantiles)
 
-    def _predict_batch(self, context: np.ndarray, minute_of_day: np.ndarray) -> np.ndarray:
-        encoded = encode(context, minute_of_day, self.spec.shape.sampling_minutes, self.spec.normalisation)
+    def predict_windows(self, windows: Windows) -> Forecasts:
+        """Forecast windows with all that they know."""
+        return self.predict(windows.context, windows.minute_of_day, windows.history)
+
+    def _past(self, context: np.ndarray, history: np.ndarray | None) -> np.ndarray | None:
+        """(n, 4) statistics for a model that knows them, else None. Raises InvalidReadings for what are none."""
+        if not self.spec.knows_history:
+            return None
+        if history is None:
+            return statistics_of(context, self.spec.shape)
+        if history.shape != (len(context), len(STATISTICS)) or not np.isfinite(history).all():
+            raise InvalidReadings(
+                f"got a history of shape {history.shape}, {self.spec.model} needs {len(STATISTICS)} numbers for each "
+                "context"
+            )
+        return history
+
+    def _predict_batch(self, context: np.ndarray, minute_of_day: np.ndarray, history: np.ndarray | None) -> np.ndarray:
+        spec = self.spec
+        encoded = encode(context, minute_of_day, spec.shape.sampling_minutes, spec.normalisation, history)
         prompt_ids = None
         if self._tokenizer is not None:
             prompts = write_prompts(context, self.spec.shape.prediction_length, self.spec.prompt.kind)
@@ -175,7 +207,7 @@ def _onnx_network(bundle: Bundle, threads: int, bounds: RunBounds) -> Network:
 
 def _check_signature(session: ort.InferenceSession, bundle: Bundle) -> None:
     spec = bundle.spec
-    expected = {"x": [spec.shape.context_length, len(spec.normalisation.channels)]}
+    expected = {"x": [spec.shape.context_length, len(spec.channels)]}
     if spec.prompt.kind != "none":
         expected["prompt_ids"] = [spec.prompt.length]
     found = {i.name: list(i.shape[1:]) for i in session.get_inputs()}

@@ -72,7 +72,7 @@ def _check_inputs(graph: Graph, spec: ModelSpec) -> None:
 
 def _shapes(spec: ModelSpec, batch: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
-        "x": (batch, spec.shape.context_length, len(spec.normalisation.channels)),
+        "x": (batch, spec.shape.context_length, len(spec.channels)),
     }
     if spec.prompt.kind != "none":
         shapes["prompt_ids"] = (batch, spec.prompt.length)

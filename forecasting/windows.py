@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from forecasting.cgm import LONGEST_FILL, GlucoseSeries, censor, fill_short_gaps
 from forecasting.errors import InvalidSetting
+from forecasting.history import history_statistics, running_statistics
 
 Part = Literal["train", "validation", "calibration", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "calibration", "test")
@@ -27,7 +28,15 @@ class WindowShape(BaseModel):
     sampling_minutes: int = Field(5, ge=1, le=60, description="minutes between two steps of the grid")
     context_length: int = Field(36, ge=2, le=2016, description="past steps a forecast looks at")
     prediction_length: int = Field(12, ge=1, le=288, description="future steps it foretells")
+    history_length: int = Field(
+        0, ge=0, le=2016, description="steps before the context of which a model knows mean, spread and change; 0: none"
+    )
     max_fill_bins: int = Field(1, ge=0, le=LONGEST_FILL, description="longest gap of the context that is filled")
+
+    @property
+    def looks_back(self) -> int:
+        """Steps that a forecast can depend on: history and context."""
+        return self.history_length + self.context_length
 
     @property
     def minutes_ahead(self) -> tuple[int, ...]:
@@ -46,16 +55,22 @@ class Timeline:
 
     filled: (steps,) mg/dL, short gaps filled, censored to the sensor's range: where contexts are read
     raw:    (steps,) mg/dL, NaN where nothing was read: where targets are read
+    history: (steps, 4) of forecasting.history.STATISTICS up to each step; (steps, 0) for shapes without a history
     """
 
     filled: np.ndarray
     raw: np.ndarray
+    history: np.ndarray
     context_length: int
     prediction_length: int
 
     @property
     def window_length(self) -> int:
         return self.context_length + self.prediction_length
+
+    def only(self, kept: np.ndarray) -> "Timeline":
+        """The steps that are kept, (steps,) bool."""
+        return replace(self, filled=self.filled[kept], raw=self.raw[kept], history=self.history[kept])
 
     def contexts(self, begins: np.ndarray) -> np.ndarray:
         """(n,) first steps of windows → (n, context_length) mg/dL."""
@@ -64,6 +79,10 @@ class Timeline:
     def targets(self, begins: np.ndarray) -> np.ndarray:
         """(n,) first steps of windows → (n, prediction_length) mg/dL."""
         return _stretches(self.raw, begins + self.context_length, self.prediction_length)
+
+    def histories(self, begins: np.ndarray) -> np.ndarray:
+        """(n,) first steps of windows → (n, 4 or 0) statistics up to the end of each context."""
+        return self.history[begins + self.context_length - 1]
 
 
 @dataclass(frozen=True)
@@ -116,6 +135,11 @@ class Windows:
         """(n, prediction_length) mg/dL, NaN where nothing was read; kept as `context` is."""
         return self.timeline.targets(self.begins)
 
+    @cached_property
+    def history(self) -> np.ndarray:
+        """(n, 4 or 0) statistics of the history up to the origin; kept as `context` is."""
+        return self.timeline.histories(self.begins)
+
     @property
     def patients(self) -> list[str]:
         """The patients who have windows here, in order of appearance."""
@@ -139,6 +163,7 @@ class Windows:
                 sha.update(np.ascontiguousarray(gather(self.begins[start : start + DIGEST_CHUNK]), np.float32).data)
         sha.update(repr(self.minute_of_day.shape).encode())
         sha.update(np.ascontiguousarray(self.minute_of_day, np.float32).data)
+        sha.update(np.ascontiguousarray(self.history, np.float32).data)  # nothing, without a history
         return sha.hexdigest()
 
     def _compact(self) -> "Windows":
@@ -151,7 +176,7 @@ class Windows:
         looks -= np.bincount(self.begins + length, minlength=len(line.raw) + 1)
         kept = np.cumsum(looks[:-1]) > 0
         begins = (np.cumsum(kept) - 1)[self.begins]
-        return replace(self, begins=begins, timeline=replace(line, filled=line.filled[kept], raw=line.raw[kept]))
+        return replace(self, begins=begins, timeline=line.only(kept))
 
 
 def _stretches(values: np.ndarray, begins: np.ndarray, length: int) -> np.ndarray:
@@ -175,7 +200,11 @@ def concatenate(windows: list[Windows]) -> Windows:
         np.concatenate([w.minute_of_day for w in windows]),
         np.concatenate([w.begins + start for w, start in zip(windows, starts, strict=True)]),
         Timeline(
-            np.concatenate([line.filled for line in lines]), np.concatenate([line.raw for line in lines]), past, ahead
+            np.concatenate([line.filled for line in lines]),
+            np.concatenate([line.raw for line in lines]),
+            np.concatenate([line.history for line in lines]),
+            past,
+            ahead,
         ),
     )
 
@@ -225,8 +254,24 @@ def cut_windows(series: GlucoseSeries, shape: WindowShape, part: Part) -> Window
         series.times[origin_steps],
         series.minute_of_day[origin_steps],
         begins,
-        Timeline(filled, raw, past, ahead),
+        Timeline(filled, raw, _history(filled, shape), past, ahead),
     )
+
+
+def statistics_of(glucose_mg_dl: np.ndarray, shape: WindowShape) -> np.ndarray:
+    """(n, steps up to the origin) mg/dL, NaN where nothing is known → (n, 4) statistics of their history; (n, 0) for
+    shapes without one.
+    """
+    if not shape.history_length:
+        return np.empty((len(glucose_mg_dl), 0), np.float32)
+    return history_statistics(glucose_mg_dl, shape.looks_back)
+
+
+def _history(filled: np.ndarray, shape: WindowShape) -> np.ndarray:
+    """(steps,) mg/dL → (steps, 4), or (steps, 0) for shapes without a history. It begins anew with each part."""
+    if not shape.history_length:
+        return np.empty((len(filled), 0), np.float32)
+    return running_statistics(filled, shape.looks_back)
 
 
 def _is_usable(filled: np.ndarray, raw: np.ndarray, past: int, ahead: int) -> np.ndarray:
@@ -270,5 +315,5 @@ def _no_windows(shape: WindowShape) -> Windows:
         np.empty(0, dtype="datetime64[s]"),
         nothing,
         np.empty(0, np.int64),
-        Timeline(nothing, nothing, shape.context_length, shape.prediction_length),
+        Timeline(nothing, nothing, _history(nothing, shape), shape.context_length, shape.prediction_length),
     )

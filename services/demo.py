@@ -32,7 +32,7 @@ from services.serving import READY
 from services.table import print_forecast
 
 START_SECONDS, STOP_SECONDS = 60.0, 20.0
-HOURS = 6.0
+HOURS = 24.0
 CLOCK = Clock(dt.UTC, "patient's clock")  # sent as if it were UTC
 UNITS: tuple[Unit, Unit] = ("mg/dL", "mmol/L")
 SAME_MG_DL = 0.01  # what rounding of units may change

@@ -288,7 +288,7 @@ def evaluate(
         return
     for sentence in result["left_out"]:
         say(sentence)
-    title = f"{bundle.spec.model} on the {part} part of {evaluation.dataset}, {evaluation.windows} windows"
+    title = f"{bundle.spec.model} on the {part} part of {evaluation.dataset}, {len(evaluation.scored)} windows"
     console.print(patients_table(result, title))
     console.print(scores_table(result, title))
 

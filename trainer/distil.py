@@ -136,7 +136,7 @@ def _write_student(run: StudentRun, data: StudentData, built: BuiltModel, fitted
 
 def _validation_scores(bundle: Bundle, validation: Windows) -> dict[str, Scores]:
     """{horizon: scores}, of the exported file, which is what is served."""
-    forecasts = Forecaster.open(bundle).predict(validation.context, validation.minute_of_day)
+    forecasts = Forecaster.open(bundle).predict_windows(validation)
     return scores_of(validation, forecasts, bundle.spec.shape)["mean"]  # type: ignore[no-any-return]
 
 

@@ -14,9 +14,11 @@ from forecasting.gate import Decision, GateName, Rmse, decide, lower
 from forecasting.metrics import HORIZONS, Scores, mean_over_patients, score_patients, skill
 from forecasting.readers.datasets import Cohort
 from forecasting.windows import Part, Windows, WindowShape, cut_all, thin
+from trainer.boosting import Boosting
 from trainer.progress import Progress, Report, Watch
 
 PERSISTENCE, RIDGE_POOLED, RIDGE_PERSONAL = "persistence", "ridge_pooled", "ridge_personal"
+BOOSTING = "boosting"
 BASELINES = (PERSISTENCE, RIDGE_POOLED, RIDGE_PERSONAL)
 CHUNK = 2048  # windows between two lines of progress
 
@@ -26,14 +28,16 @@ class Evaluation:
     """Scores of several arms on the same windows.
 
     arms: {arm: {"mean": {horizon: scores}, "patients": {patient: {horizon: scores}}}}; keys are JSON's
+    scored, forecasts: the windows, and what each arm forecast for them
     """
 
     dataset: str
     part: Part
-    windows: int
     of_windows: int
     arms: dict[str, dict[str, Any]]
     left_out: tuple[str, ...]
+    scored: Windows
+    forecasts: dict[str, Forecasts]
 
     def rmse(self, arm: str) -> Rmse:
         """{horizon: RMSE in mg/dL, mean over patients}"""
@@ -45,7 +49,7 @@ class Evaluation:
             "protocol": {
                 "dataset": self.dataset,
                 "part": self.part,
-                "windows": self.windows,
+                "windows": len(self.scored),
                 "of_windows": self.of_windows,
                 "aggregation": "per patient, then mean over patients; each horizon where its own target is real",
                 "unit": "mg/dL",
@@ -62,10 +66,12 @@ def evaluate(
     part: Part = "test",
     max_windows: int | None = None,
     watch: Watch = lambda arm, progress: None,
+    boosting: bool = False,
 ) -> Evaluation:
     """Score models beside the baselines on one part of the chosen patients' timelines.
 
-    Ridge learns from train and validation parts: pooled from everyone's, personal from each patient's own.
+    Ridge learns from train and validation parts: pooled from everyone's, personal from each patient's own. Boosting,
+    where it is asked for, learns from everyone's; it takes a minute where the others take seconds.
     Patients without windows in a part that is needed are left out, and named.
     """
     chosen, left_out = _scorable(cohort, shape, part)
@@ -73,13 +79,14 @@ def evaluate(
     windows = thin(everything, max_windows)
     if not len(windows):
         raise InsufficientData(f"{cohort.dataset} has no windows in its {part} part; {'; '.join(left_out[:2])}")
-    forecasts = _baseline_forecasts(cohort, chosen, windows, shape)
+    forecasts = _baseline_forecasts(cohort, chosen, windows, shape, boosting)
     for arm, model in models.items():
         forecasts[arm] = _predict_watched(model, windows, partial(watch, f"scoring {arm.replace('_', ' ')}"))
     arms = {arm: scores_of(windows, f, shape) for arm, f in forecasts.items()}
     for scores in arms.values():
         _add_skill(scores["mean"], arms[PERSISTENCE]["mean"])
-    return Evaluation(cohort.dataset, part, len(windows), len(everything), arms, (*cohort.left_out, *left_out))
+    left_out = [*cohort.left_out, *left_out]
+    return Evaluation(cohort.dataset, part, len(everything), arms, tuple(left_out), windows, forecasts)
 
 
 def compare_at_gate(
@@ -113,18 +120,21 @@ def _scorable(cohort: Cohort, shape: WindowShape, part: Part) -> tuple[list[Gluc
 
 
 def _baseline_forecasts(
-    cohort: Cohort, chosen: list[GlucoseSeries], windows: Windows, shape: WindowShape
+    cohort: Cohort, chosen: list[GlucoseSeries], windows: Windows, shape: WindowShape, boosting: bool
 ) -> dict[str, Forecasts]:
     train, validation = cut_all(cohort.everyone, shape, "train"), cut_all(cohort.everyone, shape, "validation")
     own_train, own_validation = cut_all(chosen, shape, "train"), cut_all(chosen, shape, "validation")
     personal = PerPatient(
         {p: Ridge.fit(own_train.of_patient(p), own_validation.of_patient(p)) for p in windows.patients}
     )
-    return {
-        PERSISTENCE: Persistence.fit(validation).predict(windows.context, windows.minute_of_day),
-        RIDGE_POOLED: Ridge.fit(train, validation).predict(windows.context, windows.minute_of_day),
+    forecasts = {
+        PERSISTENCE: Persistence.fit(validation).predict_windows(windows),
+        RIDGE_POOLED: Ridge.fit(train, validation).predict_windows(windows),
         RIDGE_PERSONAL: personal.predict_windows(windows),
     }
+    if boosting:
+        forecasts[BOOSTING] = Boosting.fit(train, validation).predict_windows(windows)
+    return forecasts
 
 
 def _predict_watched(model: Forecaster, windows: Windows, report: Report) -> Forecasts:
@@ -132,7 +142,7 @@ def _predict_watched(model: Forecaster, windows: Windows, report: Report) -> For
     parts = []
     for start in range(0, len(windows), CHUNK):
         rows = slice(start, start + CHUNK)
-        parts.append(model.predict(windows.context[rows], windows.minute_of_day[rows]))
+        parts.append(model.predict_windows(windows[rows]))
         report(Progress(min(start + CHUNK, len(windows)), len(windows)))
     mean, quantiles = np.concatenate([f.mean for f in parts]), np.concatenate([f.quantiles for f in parts])
     return Forecasts.of(mean, quantiles, parts[0].levels)

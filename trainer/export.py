@@ -91,7 +91,7 @@ def largest_difference(folded: Folded, spec: ModelSpec, path: Path) -> float:
 def _random_inputs(spec: ModelSpec, rows: int) -> tuple[Tensor, ...]:
     """Inputs of a model: normal values, and prompts of random length where it reads any."""
     generator = torch.Generator().manual_seed(rows)
-    shape = (rows, spec.shape.context_length, len(spec.normalisation.channels))
+    shape = (rows, spec.shape.context_length, len(spec.channels))
     x = torch.randn(shape, generator=generator)
     if spec.prompt.kind == "none":
         return (x,)

@@ -72,7 +72,8 @@ def build_examples(
 
     teacher_mg_dl: (n, prediction_length, 1 + quantiles), in the order of the windows
     """
-    encoded = encode(windows.context, windows.minute_of_day, spec.shape.sampling_minutes, spec.normalisation)
+    history = windows.history if spec.knows_history else None
+    encoded = encode(windows.context, windows.minute_of_day, spec.shape.sampling_minutes, spec.normalisation, history)
     prompt_ids = None
     if tokenizer is not None:
         prompts = write_prompts(windows.context, spec.shape.prediction_length, spec.prompt.kind)

@@ -99,7 +99,7 @@ def measure_cost(row: Backbone, settings: ModelSettings, seed: int = 1) -> Cost:
     shape = WindowShape()
     built = build_model("check-population", settings, shape, seed)
     device = best_device()
-    examples = _random_examples(built.model, shape, len(settings.normalisation.channels))
+    examples = _random_examples(built.model, shape, len(built.spec.channels))
     examples = examples.rows(torch.arange(STEP_WINDOWS), device)
     levels = torch.tensor(settings.quantiles, device=device)
     optimiser = torch.optim.AdamW([p for p in built.model.parameters() if p.requires_grad], lr=1e-4)

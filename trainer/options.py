@@ -126,6 +126,13 @@ def given_options(
     context_length: Annotated[
         int | None, typer.Option(help="Steps of the past that are seen (36: three hours).", rich_help_panel=WINDOWS)
     ] = None,
+    history_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps before those, of which mean, spread and change are known (252: a day in all; 0: none).",
+            rich_help_panel=WINDOWS,
+        ),
+    ] = None,
     prediction_length: Annotated[
         int | None, typer.Option(help="Steps that are forecast (12: one hour).", rich_help_panel=WINDOWS)
     ] = None,
@@ -217,6 +224,7 @@ def given_options(
             "student.quantiles": levels,
             "allow_unsupported": allow_unsupported or None,
             "shape.context_length": context_length,
+            "shape.history_length": history_length,
             "shape.prediction_length": prediction_length,
             "shape.sampling_minutes": sampling_minutes,
             "teacher_training.epochs": teacher_epochs,

@@ -54,6 +54,10 @@ class ModelSettings(Settings):
         default="direct", description="learned as they are, or as the paper's map over the whole vocabulary"
     )
     num_prototypes: int = Field(default=64, ge=2)
+    bypass: bool = Field(
+        default=True,
+        description="patches reach the backbone by a linear map too, beside the prototypes, which the paper has alone",
+    )
     prompt: Literal["none", "statistics", "paper"] = "none"
     freeze: Literal["backbone", "norms", "nothing"] = "nothing"
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the backbone's weights")
@@ -84,6 +88,10 @@ TEACHER_DEFAULTS = {
 }
 
 
+# With the context a day of 5-minute readings: as far back as people's sensors and apps usually tell.
+A_DAY = WindowShape(history_length=252)
+
+
 class TrainingSettings(Settings):
     """How long and how fast."""
 
@@ -111,7 +119,7 @@ class PipelineSettings(Settings):
     """Teacher, cached forecasts, students, evaluation, publication."""
 
     data: DataSettings = DataSettings()
-    shape: WindowShape = WindowShape()
+    shape: WindowShape = A_DAY
     teacher: ModelSettings = ModelSettings(**TEACHER_DEFAULTS)  # type: ignore[arg-type]
     teacher_training: TrainingSettings = TrainingSettings()
     teacher_workers: int | None = Field(

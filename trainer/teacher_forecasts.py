@@ -50,7 +50,7 @@ def compute_teacher_forecasts(teacher: Forecaster, windows: Windows, key: str, r
     values = np.empty((len(windows), spec.shape.prediction_length, spec.outputs), np.float32)
     for start in range(0, len(windows), CHUNK):
         rows = slice(start, start + CHUNK)
-        forecasts = teacher.predict(windows.context[rows], windows.minute_of_day[rows], CHUNK)
+        forecasts = teacher.predict_windows(windows[rows])
         values[rows, :, 0], values[rows, :, 1:] = forecasts.mean, forecasts.quantiles
         report(Progress(min(start + CHUNK, len(windows)), len(windows)))
     return TeacherForecasts(windows.ids, values, key)

@@ -26,7 +26,7 @@ def say(sentence: str) -> None:
 def print_outcome(outcome: "Outcome") -> None:
     """Scores of a pipeline's student on the test part, and what the gate said."""
     evaluation = outcome.evaluation.as_json()
-    scored, possible = outcome.evaluation.windows, outcome.evaluation.of_windows
+    scored, possible = len(outcome.evaluation.scored), outcome.evaluation.of_windows
     share = f"{scored} windows" if scored == possible else f"{scored} of {possible} windows, evenly spaced"
     title = f"{outcome.version.name}: test part of {outcome.evaluation.dataset}, {share}"
     console.print(patients_table(evaluation, title))

@@ -49,7 +49,7 @@ class TimeLLM(nn.Module):
         self.backbone: Any = backbone.model
         self.takes_positions = "position_ids" in inspect.signature(backbone.model.forward).parameters
         self.patching = PatchEmbedding(
-            len(settings.normalisation.channels),
+            len(spec_of("", settings, shape, prompt).channels),
             settings.patch_len,
             settings.stride,
             settings.d_model,
@@ -63,6 +63,7 @@ class TimeLLM(nn.Module):
         self.reprogramming = Reprogramming(
             settings.d_model, settings.num_heads, settings.d_ff, backbone.embed_dim, settings.dropout
         )
+        self.bypass = nn.Linear(settings.d_model, backbone.embed_dim) if settings.bypass else None
         self.head = ForecastHead(
             self.num_patches, settings.d_ff, shape.prediction_length, len(settings.quantiles), settings.dropout
         )
@@ -81,7 +82,11 @@ class TimeLLM(nn.Module):
 
     def forecast(self, x: Tensor, prompt_ids: Tensor | None, folded: FoldedPrototypes) -> Tensor:
         """The forward pass for folded prototypes."""
-        embedded = self.reprogramming(self.patching(x), folded).to(self.backbone.dtype)
+        patches = self.patching(x)
+        embedded = self.reprogramming(patches, folded)
+        if self.bypass is not None:
+            embedded = embedded + self.bypass(patches)
+        embedded = embedded.to(self.backbone.dtype)
         hidden = self._read(embedded) if prompt_ids is None else self._read_after_prompt(embedded, prompt_ids)
         return self.head(hidden[:, -self.num_patches :, : self.d_ff].float())
 

@@ -251,7 +251,9 @@ class Score:
 class Model:
     """What one model version takes, gives and scored.
 
-    context_minutes: of history that it looks at; longest_gap_steps: missing readings in a row that it fills
+    context_minutes:   that it needs, without longer gaps than it fills
+    longest_gap_steps: missing readings in a row that it fills
+    history_minutes:   before the context; it forecasts better with these readings, and without them too
     """
 
     model: ModelVersion
@@ -263,6 +265,7 @@ class Model:
     longest_gap_steps: int
     quantile_levels: tuple[float, ...]
     scores: tuple[Score, ...]
+    history_minutes: int
 
     @classmethod
     def of(cls, message: pb.ModelDescription) -> Self:
@@ -277,6 +280,7 @@ class Model:
             message.longest_gap_steps,
             tuple(message.quantile_levels),
             tuple(Score(s.minutes_ahead, s.rmse_mg_dl, s.mae_mg_dl, s.coverage_90, s.patients) for s in message.scores),
+            message.history_minutes,
         )
 
 

@@ -273,7 +273,8 @@ class Batcher:
     def _rows(self, contexts: list[Context]) -> list[Row]:
         glucose = np.stack([context.glucose_mg_dl for context in contexts])
         minutes = np.array([context.minute_of_day for context in contexts], np.float32)
-        forecasts = self._forecaster.predict(glucose, minutes, batch_size=len(contexts))
+        history = np.stack([context.history for context in contexts])
+        forecasts = self._forecaster.predict(glucose, minutes, history, batch_size=len(contexts))
         if not forecasts.levels:
             none = np.empty(0)
             return [Row(outputs, none, none) for outputs in forecasts.outputs]

@@ -198,6 +198,7 @@ def description_of(served: Served, aliases: Iterable[str]) -> pb.ModelDescriptio
         longest_gap_steps=shape.max_fill_bins,
         quantile_levels=spec.quantiles,
         scores=_scores_from(opened.metrics),
+        history_minutes=shape.history_length * shape.sampling_minutes,
     )
 
 

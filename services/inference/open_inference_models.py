@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from forecasting.bundle import ModelSpec
 from protos.inference import open_inference_pb2 as pb
-from services.inference.open_inference_rows import FORECAST, GLUCOSE, MINUTE, ROWS_AT_MOST
+from services.inference.open_inference_rows import FORECAST, GLUCOSE, HISTORY, MINUTE, ROWS_AT_MOST
 from services.inference.open_inference_tensors import DATATYPE
 from services.inference.opened import Opened
 from services.inference.settings import Settings
@@ -37,7 +37,7 @@ def config_of(opened: Opened, settings: Settings) -> pb.ModelConfig:
     """How it is batched, and what its numbers mean."""
     spec = opened.forecaster.spec
     inputs = [
-        pb.ModelInput(name=name, data_type=pb.TYPE_FP32, dims=dims, optional=name == MINUTE)
+        pb.ModelInput(name=name, data_type=pb.TYPE_FP32, dims=dims, optional=name != GLUCOSE)
         for name, dims in _inputs(spec).items()
     ]
     return pb.ModelConfig(
@@ -72,7 +72,9 @@ def statistics_of(opened: Opened) -> pb.ModelStatistics:
 
 def _inputs(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """The sizes of each input, without that of the batch; Triton's tools know no input that has none."""
-    return {GLUCOSE: (spec.shape.context_length,), MINUTE: (1,)}
+    shape = spec.shape
+    history = {HISTORY: (shape.history_length,)} if shape.history_length else {}
+    return {GLUCOSE: (shape.context_length,), **history, MINUTE: (1,)}
 
 
 def _output(spec: ModelSpec) -> tuple[int, ...]:

@@ -4,6 +4,8 @@ What callers send and get are not the network's normalised numbers but readings 
 the unit nor the normalisation can be got wrong:
 
 glucose_mg_dl   FP32 (rows, context_length)  every step of each context, newest last, without gaps
+history_mg_dl   FP32 (rows, history_length)  the steps before each context, NaN where unknown, of models that know
+                                             them; left out where none is known
 minute_of_day   FP32 (rows, 1) or (rows,)    of the patient's clock at the newest step; NaN or left out where unknown
 forecast_mg_dl  FP32 (rows, prediction_length, 1 + quantiles)  the mean, then the quantiles
 """
@@ -12,14 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forecasting.cgm import MG_DL_PER_MMOL_L, MMOL_L_MEDIAN_BELOW
+from forecasting.cgm import MG_DL_PER_MMOL_L, MMOL_L_MEDIAN_BELOW, censor, check_range
 from forecasting.context import Context, Readings, sensor_mg_dl
 from forecasting.errors import InvalidInput, InvalidReadings
+from forecasting.windows import WindowShape, statistics_of
 from protos.inference import open_inference_pb2 as pb
 from services.inference.open_inference_tensors import Tensor, check_outputs, tensors_from, written
 
-GLUCOSE, MINUTE, FORECAST = "glucose_mg_dl", "minute_of_day", "forecast_mg_dl"
-RANKS = {GLUCOSE: (2,), MINUTE: (2, 1)}
+GLUCOSE, HISTORY, MINUTE, FORECAST = "glucose_mg_dl", "history_mg_dl", "minute_of_day", "forecast_mg_dl"
+RANKS = {GLUCOSE: (2,), HISTORY: (2,), MINUTE: (2, 1)}
 ROWS_AT_MOST = 1024
 MINUTES_OF_DAY = 24 * 60
 NO_TIMES = np.empty(0, np.int64)
@@ -30,10 +33,13 @@ class Rows:
     """What one request asks forecasts for.
 
     glucose_mg_dl: (rows, context_length) float32; minute_of_day: (rows,) float32, NaN where unknown
+    earlier: (rows, history_length) float32 mg/dL, NaN where unknown
     place: the path of the field that holds the glucose
     """
 
+    shape: WindowShape
     glucose_mg_dl: np.ndarray
+    earlier: np.ndarray
     minute_of_day: np.ndarray
     place: str
 
@@ -46,22 +52,39 @@ class Rows:
             glucose, censored = _checked(self.glucose_mg_dl[row])
         except InvalidInput as error:
             raise InvalidReadings(f"row {row} of {GLUCOSE}: {error}", self.place) from error
-        return Context(glucose.astype(np.float32), float(self.minute_of_day[row]), 0, (), 0, censored)
+        history = statistics_of(np.concatenate([self.earlier[row], glucose])[None], self.shape)[0]
+        return Context(glucose.astype(np.float32), float(self.minute_of_day[row]), 0, (), 0, censored, history)
 
 
-def rows_from(request: pb.ModelInferRequest, context_length: int) -> Rows:
+def rows_from(request: pb.ModelInferRequest, shape: WindowShape) -> Rows:
     """Raises InvalidInput, with the field, for whatever the protocol or the model does not allow."""
     check_outputs(request, (FORECAST,))
     tensors = tensors_from(request, RANKS)
     if GLUCOSE not in tensors:
         raise InvalidInput(f"there is no input {GLUCOSE}; send the context of each row in mg/dL", "inputs")
     glucose, place = tensors[GLUCOSE].values, tensors[GLUCOSE].place
-    if not 1 <= len(glucose) <= ROWS_AT_MOST or glucose.shape[1] != context_length:
+    length = shape.context_length
+    if not 1 <= len(glucose) <= ROWS_AT_MOST or glucose.shape[1] != length:
         raise InvalidInput(
-            f"{GLUCOSE} has shape {written(glucose.shape)}; send [rows,{context_length}], 1 to {ROWS_AT_MOST:,} rows",
+            f"{GLUCOSE} has shape {written(glucose.shape)}; send [rows,{length}], 1 to {ROWS_AT_MOST:,} rows",
             f"{place}.shape",
         )
-    return Rows(glucose, _minutes_from(tensors.get(MINUTE), len(glucose)), place)
+    earlier = _earlier_from(tensors.get(HISTORY), len(glucose), shape.history_length)
+    return Rows(shape, glucose, earlier, _minutes_from(tensors.get(MINUTE), len(glucose)), place)
+
+
+def _earlier_from(tensor: Tensor | None, rows: int, length: int) -> np.ndarray:
+    """(rows, history_length) float32 within the sensor's range, NaN where unknown; raises InvalidInput."""
+    if tensor is None:
+        return np.full((rows, length), np.nan, np.float32)
+    if not length or tensor.values.shape != (rows, length):
+        wanted = f"send [{rows},{length}], NaN where it is unknown" if length else "this model knows none: leave it out"
+        raise InvalidInput(f"{HISTORY} has shape {written(tensor.values.shape)}; {wanted}", f"{tensor.place}.shape")
+    try:
+        check_range(tensor.values.ravel())
+    except InvalidReadings as error:
+        raise InvalidInput(f"{HISTORY}: {error}", tensor.place) from error
+    return censor(tensor.values)
 
 
 def _checked(glucose: np.ndarray) -> tuple[np.ndarray, int]:

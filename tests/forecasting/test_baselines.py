@@ -22,7 +22,7 @@ def parts(virtual) -> tuple[Windows, Windows, Windows]:
 
 def test_persistence_repeats_the_last_reading_with_the_spread_of_its_own_errors(parts):
     _, validation, test = parts
-    forecasts = Persistence.fit(validation).predict(test.context, test.minute_of_day)
+    forecasts = Persistence.fit(validation).predict_windows(test)
     np.testing.assert_array_equal(forecasts.mean, np.repeat(test.context[:, -1:], 6, axis=1))
     errors = (validation.target - validation.context[:, -1:])[:, 5]
     spread = np.quantile(errors[~np.isnan(errors)], QUANTILES)
@@ -49,14 +49,14 @@ def test_ridge_is_scikit_learns_ridge_with_the_penalty_that_validates_best(parts
     ours = Ridge.fit(train, validation)
     assert ours.penalties[step] == min(losses, key=losses.__getitem__)
     expected = test.context[:, -1] + fits[ours.penalties[step]].predict(features(test))
-    got = ours.predict(test.context, test.minute_of_day).mean[:, step]
+    got = ours.predict_windows(test).mean[:, step]
     np.testing.assert_allclose(got, np.clip(expected, 10, 600), atol=1e-4)
 
 
 def test_ridge_beats_persistence_where_glucose_is_a_wave(parts):
     train, validation, test = parts
     errors = [
-        np.nanmean((predictor.predict(test.context, test.minute_of_day).mean - test.target) ** 2)
+        np.nanmean((predictor.predict_windows(test).mean - test.target) ** 2)
         for predictor in (Ridge.fit(train, validation), Persistence.fit(validation))
     ]
     assert errors[0] < 0.9 * errors[1]
@@ -65,7 +65,7 @@ def test_ridge_beats_persistence_where_glucose_is_a_wave(parts):
 def test_quantiles_of_baselines_never_cross(parts):
     train, validation, test = parts
     for predictor in (Ridge.fit(train, validation), Persistence.fit(validation)):
-        assert (np.diff(predictor.predict(test.context, test.minute_of_day).quantiles, axis=-1) >= 0).all()
+        assert (np.diff(predictor.predict_windows(test).quantiles, axis=-1) >= 0).all()
 
 
 @pytest.mark.parametrize("empty", [0, 1])
@@ -82,6 +82,6 @@ def test_everyone_is_forecast_by_a_predictor_of_their_own(parts):
     own = {"a": Persistence(np.zeros((6, 9))), "b": Persistence.fit(validation)}
     forecasts = PerPatient(own).predict_windows(mixed)
     for patient, predictor in own.items():
-        expected = predictor.predict(test.context[ids == patient], test.minute_of_day[ids == patient])
+        expected = predictor.predict_windows(test[ids == patient])
         np.testing.assert_array_equal(forecasts.quantiles[ids == patient], expected.quantiles)
         np.testing.assert_array_equal(forecasts.mean[ids == patient], expected.mean)

@@ -22,7 +22,7 @@ def test_baselines_on_t1d_uom_score_what_others_measured():
         name: {
             horizon: scores["rmse"]
             for horizon, scores in mean_over_patients(
-                score_patients(test, predictor.predict(test.context, test.minute_of_day), shape.steps_at(HORIZONS))
+                score_patients(test, predictor.predict_windows(test), shape.steps_at(HORIZONS))
             ).items()
         }
         for name, predictor in {

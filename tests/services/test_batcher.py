@@ -56,7 +56,7 @@ def ask(batcher: Batcher, last: float, **more: object) -> asyncio.Task:
 
 
 def context_of(glucose: np.ndarray, minute: float = 60.0) -> Plain:
-    return Plain(Context(glucose, minute, 0, (), 0, 0))
+    return Plain(Context(glucose, minute, 0, (), 0, 0, np.empty(0)))
 
 
 async def began(network: Network) -> None:

@@ -75,7 +75,7 @@ def test_the_gate_looks_at_the_calibration_part_and_never_at_the_test_part(cohor
 
 def test_an_equal_challenger_does_not_replace_the_champion(cohort):
     ridge = Ridge.fit(cut_all(cohort.everyone, SHAPE, "train"), cut_all(cohort.everyone, SHAPE, "validation"))
-    better = SimpleNamespace(spec=SimpleNamespace(shape=SHAPE), predict=ridge.predict)
+    better = SimpleNamespace(spec=SimpleNamespace(shape=SHAPE), predict_windows=ridge.predict_windows)
     first, _ = compare_at_gate(better, None, cohort, "persistence")
     assert first.passed
     again, _ = compare_at_gate(better, better, cohort, "persistence")

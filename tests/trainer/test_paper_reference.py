@@ -32,6 +32,7 @@ def test_the_model_is_the_papers(name, shape, tmp_path, monkeypatch):
     settings = ModelSettings(
         backbone=name,
         weights=str(write_tiny(name, tmp_path / name)),
+        bypass=False,
         prompt="paper",
         prototypes="vocabulary",
         num_prototypes=10,
@@ -68,6 +69,7 @@ def test_the_reference_sees_a_change_in_every_part(tmp_path):
     settings = ModelSettings(
         backbone="bert-tiny",
         weights="random",
+        bypass=False,
         prompt="paper",
         prototypes="vocabulary",
         num_prototypes=10,
@@ -93,7 +95,7 @@ def test_the_baseline_of_the_speed_benchmarks_is_the_papers(tmp_path, monkeypatc
     """benchmarks/paper_form.py, batched, against the reference, window by window."""
     monkeypatch.setitem(BACKBONES, "bert", tiny("bert"))
     folder = write_tiny("bert", tmp_path / "bert")
-    settings = ModelSettings(backbone="bert", weights=str(folder), prompt="paper")
+    settings = ModelSettings(backbone="bert", weights=str(folder), prompt="paper", bypass=False)
     sizes = {"patch_len": 6, "stride": 3, "num_heads": 4, "d_ff": 8}
     torch.manual_seed(5)
     form = PaperForm(load_backbone(tiny("bert"), settings, 1), 36, 12, num_prototypes=10, **sizes).eval()

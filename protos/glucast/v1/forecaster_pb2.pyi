@@ -279,7 +279,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class ModelDescription(_message.Message):
-    __slots__ = ("model", "aliases", "backbone", "sampling_minutes", "context_minutes", "horizon_minutes", "longest_gap_steps", "quantile_levels", "scores")
+    __slots__ = ("model", "aliases", "backbone", "sampling_minutes", "context_minutes", "horizon_minutes", "longest_gap_steps", "quantile_levels", "scores", "history_minutes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
@@ -289,6 +289,7 @@ class ModelDescription(_message.Message):
     LONGEST_GAP_STEPS_FIELD_NUMBER: _ClassVar[int]
     QUANTILE_LEVELS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_MINUTES_FIELD_NUMBER: _ClassVar[int]
     model: ModelVersion
     aliases: _containers.RepeatedScalarFieldContainer[str]
     backbone: str
@@ -298,7 +299,8 @@ class ModelDescription(_message.Message):
     longest_gap_steps: int
     quantile_levels: _containers.RepeatedScalarFieldContainer[float]
     scores: _containers.RepeatedCompositeFieldContainer[Score]
-    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., backbone: _Optional[str] = ..., sampling_minutes: _Optional[int] = ..., context_minutes: _Optional[int] = ..., horizon_minutes: _Optional[int] = ..., longest_gap_steps: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ...) -> None: ...
+    history_minutes: int
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., backbone: _Optional[str] = ..., sampling_minutes: _Optional[int] = ..., context_minutes: _Optional[int] = ..., horizon_minutes: _Optional[int] = ..., longest_gap_steps: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., history_minutes: _Optional[int] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("minutes_ahead", "rmse_mg_dl", "mae_mg_dl", "coverage_90", "patients")

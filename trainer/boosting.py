@@ -1,0 +1,92 @@
+"""Gradient boosting on the same inputs as a student: the bar that a student must meet to be worth serving."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm
+import numpy as np
+
+from forecasting.baselines import residual_quantiles, with_quantiles
+from forecasting.bundle import QUANTILES
+from forecasting.encoding import RADIANS_PER_MINUTE
+from forecasting.errors import InsufficientData
+from forecasting.forecaster import Forecasts
+from forecasting.windows import Windows
+
+ROUNDS, PATIENCE = 600, 40  # trees at most, and trees without a better validation error
+PARAMETERS: dict[str, Any] = {
+    "objective": "l2",
+    "learning_rate": 0.05,
+    "num_leaves": 31,
+    "min_data_in_leaf": 100,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 10.0,
+    "seed": 1,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbose": -1,
+}
+
+
+@dataclass(frozen=True)
+class Boosting:
+    """LightGBM (Ke et al., NeurIPS 2017), one for each step, trained on the change from the last reading.
+
+    Features: the context anchored on its last reading, the level, the time of day, the statistics of the history. The
+    number of trees is the one with the least squared error on the validation part; quantiles are those of the errors
+    there, as a split-conformal forecast has them.
+
+    trees: one booster for each step; residual_quantiles: (prediction_length, levels) mg/dL
+    """
+
+    trees: tuple[lightgbm.Booster, ...]
+    residual_quantiles: np.ndarray
+    levels: tuple[float, ...] = QUANTILES
+
+    @classmethod
+    def fit(cls, train: Windows, validation: Windows, threads: int = 1) -> "Boosting":
+        """Raises InsufficientData where either part has no windows."""
+        if not len(train) or not len(validation):
+            raise InsufficientData("boosting needs windows in the train and validation parts; give more data")
+        features, checked = _features(train), _features(validation)
+        trees = tuple(
+            _grow(features, _change(train, step), checked, _change(validation, step), threads)
+            for step in range(train.target.shape[1])
+        )
+        return cls(trees, residual_quantiles(_mean(trees, checked, validation), validation.target))
+
+    def predict_windows(self, windows: Windows) -> Forecasts:
+        """Forecast windows of anybody."""
+        return with_quantiles(_mean(self.trees, _features(windows), windows), self.residual_quantiles, self.levels)
+
+
+def _features(windows: Windows) -> np.ndarray:
+    """(n, features) float32; NaN is missing to the trees."""
+    last = windows.context[:, -1:]
+    day = RADIANS_PER_MINUTE * windows.minute_of_day[:, None]
+    known = [windows.context[:, :-1] - last, last, np.sin(day), np.cos(day), windows.history]
+    return np.hstack(known).astype(np.float32)
+
+
+def _change(windows: Windows, step: int) -> np.ndarray:
+    return windows.target[:, step] - windows.context[:, -1]  # type: ignore[no-any-return]
+
+
+def _grow(
+    features: np.ndarray, change: np.ndarray, checked: np.ndarray, checked_change: np.ndarray, threads: int
+) -> lightgbm.Booster:
+    """The trees of one step, from the rows whose target is real."""
+    real, checkable = ~np.isnan(change), ~np.isnan(checked_change)
+    train = lightgbm.Dataset(features[real], change[real])
+    validation = lightgbm.Dataset(checked[checkable], checked_change[checkable], reference=train)
+    stopping = lightgbm.early_stopping(PATIENCE, verbose=False)
+    parameters = PARAMETERS | {"num_threads": threads}
+    return lightgbm.train(parameters, train, ROUNDS, valid_sets=[validation], callbacks=[stopping])
+
+
+def _mean(trees: tuple[lightgbm.Booster, ...], features: np.ndarray, windows: Windows) -> np.ndarray:
+    """(n, prediction_length) mg/dL"""
+    changes = [np.asarray(booster.predict(features)) for booster in trees]
+    return np.stack(changes, axis=1) + windows.context[:, -1:]
