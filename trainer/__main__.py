@@ -15,7 +15,7 @@ from forecasting.windows import Part
 from trainer.catalogue import BACKBONES, Role, find_backbone, require_pair, require_roles
 from trainer.kept import results_folder
 from trainer.options import DATASET_HELP, GRID, WEIGHTS, DataDir, Given, RegistryUri, Runs, takes_run_options
-from trainer.settings import TEACHER_DEFAULTS, ModelSettings, PipelineSettings, SweepSettings
+from trainer.settings import TEACHER_DEFAULTS, ModelSettings, PipelineSettings, StudySettings, SweepSettings
 from trainer.sweep_record import SweepRecord, pending_sweeps, read_record
 from trainer.tables import (
     MODELS_LEGEND,
@@ -162,6 +162,34 @@ def pipeline(
         outcomes = run_pipeline(settings, _writable_registry(registry), say, watch)
     for outcome in outcomes:
         print_outcome(outcome)
+
+
+@app.command()
+@takes_run_options
+def study(
+    given: Given,
+    file: Annotated[Path | None, typer.Argument(help="Study file (TOML), such as trainer/runs/study.toml.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the study; what it writes is called so.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The comparisons for machines.")] = False,
+) -> None:
+    """Does distillation help? Every arm on the same windows, against the arm that had the same data.
+
+    Persistence, ridge, boosting, a plain network, teachers, and students: of the population and personal, alone,
+    fine-tuned and distilled, on all data and on few days. What ended is kept: run it again and it goes on.
+    """
+    settings = given.settings_of(StudySettings, file, {"name": name})
+    for sentence in require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported):
+        say(sentence)
+    from trainer.progress import shown_progress
+    from trainer.study import run_study
+    from trainer.study_results import print_study, study_json
+
+    with shown_progress(news) as watch:
+        records = run_study(settings, say, watch)
+    if as_json:
+        typer.echo(json.dumps(study_json(records), indent=1))
+        return
+    print_study(records)
 
 
 @app.command()

@@ -74,7 +74,7 @@ def evaluate(
     where it is asked for, learns from everyone's; it takes a minute where the others take seconds.
     Patients without windows in a part that is needed are left out, and named.
     """
-    chosen, left_out = _scorable(cohort, shape, part)
+    chosen, left_out = scorable(cohort, shape, part)
     everything = cut_all(chosen, shape, part)
     windows = thin(everything, max_windows)
     if not len(windows):
@@ -107,7 +107,8 @@ def compare_at_gate(
     return decide(evaluation.rmse("challenger"), bar, gate, rival), evaluation
 
 
-def _scorable(cohort: Cohort, shape: WindowShape, part: Part) -> tuple[list[GlucoseSeries], list[str]]:
+def scorable(cohort: Cohort, shape: WindowShape, part: Part) -> tuple[list[GlucoseSeries], list[str]]:
+    """The chosen patients who have windows in every part that is needed, and a sentence for each who has not."""
     chosen, left_out = [], []
     for series in cohort.chosen:
         counts = {p: len(cut_all([series], shape, p)) for p in ("train", "validation", part)}
