@@ -13,10 +13,10 @@ from forecasting.errors import InsufficientData
 from forecasting.forecaster import Forecasts
 from forecasting.windows import Windows
 
-ROUNDS, PATIENCE = 600, 40  # trees at most, and trees without a better validation error
+ROUNDS, PATIENCE = 300, 20  # trees at most, and trees without a better validation error
 PARAMETERS: dict[str, Any] = {
     "objective": "l2",
-    "learning_rate": 0.05,
+    "learning_rate": 0.1,
     "num_leaves": 31,
     "min_data_in_leaf": 100,
     "feature_fraction": 0.5,
@@ -25,7 +25,7 @@ PARAMETERS: dict[str, Any] = {
     "lambda_l2": 10.0,
     "seed": 1,
     "deterministic": True,
-    "force_row_wise": True,
+    "force_col_wise": True,
     "verbose": -1,
 }
 
