@@ -26,6 +26,7 @@ PARAMETERS: dict[str, Any] = {
     "seed": 1,
     "deterministic": True,
     "force_col_wise": True,
+    "num_threads": 1,  # several wait for each other actively: where other work runs, that takes a hundred times as long
     "verbose": -1,
 }
 
@@ -46,13 +47,13 @@ class Boosting:
     levels: tuple[float, ...] = QUANTILES
 
     @classmethod
-    def fit(cls, train: Windows, validation: Windows, threads: int = 1) -> "Boosting":
+    def fit(cls, train: Windows, validation: Windows) -> "Boosting":
         """Raises InsufficientData where either part has no windows."""
         if not len(train) or not len(validation):
             raise InsufficientData("boosting needs windows in the train and validation parts; give more data")
         features, checked = _features(train), _features(validation)
         trees = tuple(
-            _grow(features, _change(train, step), checked, _change(validation, step), threads)
+            _grow(features, _change(train, step), checked, _change(validation, step))
             for step in range(train.target.shape[1])
         )
         return cls(trees, residual_quantiles(_mean(trees, checked, validation), validation.target))
@@ -75,18 +76,17 @@ def _change(windows: Windows, step: int) -> np.ndarray:
 
 
 def _grow(
-    features: np.ndarray, change: np.ndarray, checked: np.ndarray, checked_change: np.ndarray, threads: int
+    features: np.ndarray, change: np.ndarray, checked: np.ndarray, checked_change: np.ndarray
 ) -> lightgbm.Booster:
     """The trees of one step, from the rows whose target is real."""
     real, checkable = ~np.isnan(change), ~np.isnan(checked_change)
     train = lightgbm.Dataset(features[real], change[real])
     validation = lightgbm.Dataset(checked[checkable], checked_change[checkable], reference=train)
     stopping = lightgbm.early_stopping(PATIENCE, verbose=False)
-    parameters = PARAMETERS | {"num_threads": threads}
-    return lightgbm.train(parameters, train, ROUNDS, valid_sets=[validation], callbacks=[stopping])
+    return lightgbm.train(PARAMETERS, train, ROUNDS, valid_sets=[validation], callbacks=[stopping])
 
 
 def _mean(trees: tuple[lightgbm.Booster, ...], features: np.ndarray, windows: Windows) -> np.ndarray:
     """(n, prediction_length) mg/dL"""
-    changes = [np.asarray(booster.predict(features)) for booster in trees]
+    changes = [np.asarray(booster.predict(features, num_threads=1)) for booster in trees]
     return np.stack(changes, axis=1) + windows.context[:, -1:]

@@ -37,7 +37,7 @@ def averaged(members: Sequence[TeacherForecasts]) -> TeacherForecasts:
     return TeacherForecasts(first.window_ids, values, fingerprint(*(member.fingerprint for member in members)))
 
 
-def boosting_forecasts(train: Windows, validation: Windows, threads: int = 1) -> TeacherForecasts:
+def boosting_forecasts(train: Windows, validation: Windows) -> TeacherForecasts:
     """Boosting's forecasts of its own training windows, each by trees that were grown without that week.
 
     Trees know the windows that they were grown on too well: a student would learn errors that are too small.
@@ -47,7 +47,7 @@ def boosting_forecasts(train: Windows, validation: Windows, threads: int = 1) ->
     values = np.empty((*train.target.shape, 1 + len(Boosting.levels)), np.float32)
     for k in range(FOLDS):
         held_out = fold == k
-        trees = Boosting.fit(train[~held_out], validation, threads)
+        trees = Boosting.fit(train[~held_out], validation)
         values[held_out] = trees.predict_windows(train[held_out]).outputs
     return TeacherForecasts(train.ids, values, fingerprint("boosting", train.digest, validation.digest, FOLDS))
 
