@@ -37,8 +37,8 @@ ALARMS: dict[str, Show] = {
     f"at {FALSE_PER_DAY:g}\na day": _shown(f"sensitivity_at_{FALSE_PER_DAY:g}_false_per_day", "{:.0f} %", 100),
 }
 ALARMS_LEGEND = (
-    f"Thresholds by F1 on the validation part; foretold: 15 to {HORIZON} min before. Last column: sensitivity where each "
-    f"arm raises at most {FALSE_PER_DAY:g} false alarms a day."
+    f"Thresholds by F1 on the validation part; foretold: 15 to {HORIZON} min before. Last column: sensitivity where "
+    f"each arm raises at most {FALSE_PER_DAY:g} false alarms a day."
 )
 
 
