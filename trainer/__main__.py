@@ -23,12 +23,19 @@ from trainer.tables import (
     models_json,
     models_markdown,
     models_table,
-    patients_table,
     plan_table,
-    scores_table,
     sweep_plan_table,
 )
-from trainer.terminal import console, news, print_leaderboard, print_outcome, print_promotion, print_published, say
+from trainer.terminal import (
+    console,
+    news,
+    print_evaluation,
+    print_leaderboard,
+    print_outcome,
+    print_promotion,
+    print_published,
+    say,
+)
 
 # torch and ray take seconds to import: commands import what trains when they run, so that --help answers at once.
 
@@ -296,20 +303,25 @@ def evaluate(
     patients: Annotated[str, typer.Option(help="'all', or ids separated by commas.")] = "all",
     part: Annotated[Part, typer.Option(help="Of everybody's timeline; read the test part once.")] = "test",
     max_windows: Annotated[int | None, typer.Option(min=1, help="Score at most so many, evenly spaced.")] = None,
+    boosting: Annotated[bool, typer.Option(help="Beside LightGBM too: about a minute.")] = True,
+    alarms: Annotated[bool, typer.Option(help="Warnings of lows too: every window of two parts is forecast.")] = True,
+    report: Annotated[Path | None, typer.Option(help="Write a page with pictures (HTML) there.")] = None,
     registry: RegistryUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a model on held-out data, per horizon and patient, beside persistence and ridge."""
-    from forecasting.forecaster import Forecaster
+    """Score a model on held-out data, per horizon and patient, beside persistence, ridge and LightGBM."""
     from forecasting.readers.datasets import load_cohort
-    from trainer.evaluate import evaluate as score
+    from trainer.assessment import MODEL, assess_bundle, write_bundle_page
     from trainer.progress import shown_progress
 
     bundle, named = _open_reference(model, registry)
-    shape = bundle.spec.shape
-    cohort = load_cohort(dataset, data_dir, patients, shape.sampling_minutes)
+    cohort = load_cohort(dataset, data_dir, patients, bundle.spec.shape.sampling_minutes)
     with shown_progress(news) as watch:
-        evaluation = score({bundle.spec.model: Forecaster.open(bundle)}, cohort, shape, part, max_windows, watch)
+        found = assess_bundle(bundle, cohort, part, max_windows, boosting, alarms, say, watch)
+    if report is not None:
+        write_bundle_page(report, found, bundle)
+        say(f"report {report}")
+    evaluation = found.evaluation.renamed(MODEL, bundle.spec.model)
     result = {"model": named, **evaluation.as_json()}
     if as_json:
         typer.echo(json.dumps(result, indent=1))
@@ -317,8 +329,7 @@ def evaluate(
     for sentence in result["left_out"]:
         say(sentence)
     title = f"{bundle.spec.model} on the {part} part of {evaluation.dataset}, {len(evaluation.scored)} windows"
-    console.print(patients_table(result, title))
-    console.print(scores_table(result, title))
+    print_evaluation(result, title)
 
 
 @app.command()

@@ -144,6 +144,7 @@ def _write_student(run: StudentRun, data: StudentData, built: BuiltModel, fitted
         save_weights(built, scratch)
         metrics: dict[str, Any] = {
             "export_difference_mg_dl": difference,
+            "train_loss": list(fitted.train_loss),
             "validation_loss": list(fitted.validation_loss),
         }
         bundle = write_bundle(scratch, built.spec, metrics, _origin(run, data, built, fitted))

@@ -134,6 +134,10 @@ class PipelineSettings(Settings):
     max_test_windows: int | None = Field(
         default=None, ge=1, description="score at most this many windows of the test part, evenly spaced"
     )
+    boosting: bool = Field(default=True, description="score LightGBM beside the students; about a minute")
+    alarms: bool = Field(
+        default=True, description="score warnings of lows, for which every window of two parts is forecast"
+    )
     gate: GateName = "ridge"
     allow_unsupported: bool = Field(default=False, description="go past the matrix of supported roles, with a warning")
     runs: Path = Field(default=Path("runs"), description="folder for what the run writes")

@@ -28,6 +28,8 @@ MODEL_HEADINGS = {  # in the README: in a terminal of 80 columns
 LABELS = {  # of the arms of an evaluation; a model's own name is its label
     "ridge_pooled": "ridge, pooled",
     "ridge_personal": "ridge, personal",
+    "boosting": "LightGBM",
+    "level": "last reading",
     "student_alone": "student, alone",
     "student_distilled": "student, distilled",
 }
@@ -136,35 +138,6 @@ def _model(backbone: str, weights: str, epochs: int) -> str:
     return f"{backbone}, weights: {weights}, {epochs} epochs"
 
 
-def scores_table(evaluation: dict[str, Any], title: str) -> Table:
-    """Mean over patients of every arm at every horizon, from an evaluation's JSON."""
-    table = numbers_table("mean over patients\nminutes ahead", title)
-    horizons = _horizons(evaluation)
-    for name in ("RMSE", "MAE", "skill", "in 90 %"):
-        for horizon in horizons:
-            table.add_column(f"{name}\n{horizon}", justify="right", no_wrap=True)
-    for arm, scores in evaluation["arms"].items():
-        mean = [scores["mean"][h] for h in horizons]
-        cells = [f"{s[name]:.2f}" for name in ("rmse", "mae") for s in mean]
-        cells += [f"{round(100 * s['skill'])} %" for s in mean]
-        cells += [f"{100 * s['coverage_90']:.0f} %" if "coverage_90" in s else "-" for s in mean]
-        table.add_row(LABELS.get(arm, arm), *cells)
-    return table
-
-
-def patients_table(evaluation: dict[str, Any], title: str) -> Table:
-    """RMSE of every patient and arm at every horizon."""
-    arms, horizons = evaluation["arms"], _horizons(evaluation)
-    table = numbers_table(f"RMSE at\n{' / '.join(horizons)} min", title)
-    for arm in arms:
-        table.add_column(LABELS.get(arm, arm).replace(", ", "\n"), justify="right", no_wrap=True)
-    for patient in next(iter(arms.values()))["patients"]:
-        table.add_row(patient, *(_rmses(arm["patients"].get(patient, {})) for arm in arms.values()))
-    table.add_section()
-    table.add_row("mean", *(_rmses(arm["mean"]) for arm in arms.values()))
-    return table
-
-
 def sweep_table(record: "SweepRecord", shown: int = 3) -> Table:
     """The best trials of every patient on the validation part, beside its baselines."""
     from trainer.leaderboard import horizons_of, label_of
@@ -256,11 +229,3 @@ def numbers_table(first: str, title: str) -> Table:
         pad_edge=False,
         padding=0,
     )
-
-
-def _horizons(evaluation: dict[str, Any]) -> list[str]:
-    return list(next(iter(evaluation["arms"].values()))["mean"])
-
-
-def _rmses(scores: dict[str, Any]) -> str:
-    return "/".join(f"{s['rmse']:.1f}" for s in scores.values()) or "-"
