@@ -84,9 +84,9 @@ def low_alarms(
     levels = [-windows.context[:, -1].astype(np.float64) for windows in parts]
     found = {LEVEL: _alarms(parts, levels, people, shape)}
     for arm, predictor in predictors.items():
-        name = f"alarms of {arm.replace('_', ' ')}"
-        checked = predict_watched(predictor, parts[0], name, watch)
-        told = (known or {}).get(arm) or predict_watched(predictor, parts[1], name, watch)
+        name = f"of {arm.replace('_', ' ')}"
+        checked = predict_watched(predictor, parts[0], f"alarm threshold {name}", watch)
+        told = (known or {}).get(arm) or predict_watched(predictor, parts[1], f"alarms {name}", watch)
         found[arm] = _alarms(parts, [low_scores(checked, shape), low_scores(told, shape)], people, shape)
     return found
 

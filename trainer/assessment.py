@@ -104,12 +104,12 @@ def alarm_sentences(evaluation: Evaluation, arm: str) -> list[str]:
     best = max(defined, key=lambda name: alarms[name].everybody.f1)
     ours, theirs = alarms[arm], alarms[best]
     difference, (low, high) = f1_difference(ours, theirs)
-    chance = "no benefit" if not low > 0 else "higher"
+    chance = "higher" if low > 0 else "lower" if high < 0 else "no difference that chance could not make"
     interval = f" (95 % {low:+.2f} to {high:+.2f} over people)" if len(ours.people) > 1 else ""
     return [
         f"alarms of lows within {HORIZON} min: F1 {ours.everybody.f1:.2f} against {theirs.everybody.f1:.2f} of "
         f"{LABELS.get(best, best)}, {difference:+.2f}{interval}: {chance}; at {FALSE_PER_DAY:g} false alarms a day "
-        f"{ours.sensitivity_at():.0%} against {theirs.sensitivity_at():.0%} of lows are foretold"
+        f"{100 * ours.sensitivity_at():.0f} % against {100 * theirs.sensitivity_at():.0f} % of lows are foretold"
     ]
 
 

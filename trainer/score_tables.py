@@ -8,6 +8,7 @@ from rich.table import Table
 from trainer.alarms import FALSE_PER_DAY, HORIZON
 from trainer.tables import LABELS, numbers_table
 
+POOLED = "ridge_pooled"  # one column too many for 80 characters
 Show = Callable[[Mapping[str, Any]], str]
 
 
@@ -29,16 +30,17 @@ ALARMS: dict[str, Show] = {
     "fore-\ntold": _shown("detected", "{}"),
     "alarms": _shown("alarms", "{}"),
     "false": _shown("false_alarms", "{}"),
-    "sensi-\ntivity": _shown("sensitivity", "{:.0f} %", 100),
-    "preci-\nsion": _shown("precision", "{:.0f} %", 100),
+    "sens.\n%": _shown("sensitivity", "{:.0f}", 100),
+    "prec.\n%": _shown("precision", "{:.0f}", 100),
     "F1": _shown("f1", "{:.2f}"),
-    "false\na day": _shown("false_per_day", "{:.2f}"),
+    "false\n/day": _shown("false_per_day", "{:.2f}"),
     "lead\nmin": _shown("median_lead", "{:.0f}"),
-    f"at {FALSE_PER_DAY:g}\na day": _shown(f"sensitivity_at_{FALSE_PER_DAY:g}_false_per_day", "{:.0f} %", 100),
+    f"% at\n{FALSE_PER_DAY:g}/day": _shown(f"sensitivity_at_{FALSE_PER_DAY:g}_false_per_day", "{:.0f}", 100),
 }
 ALARMS_LEGEND = (
-    f"Thresholds by F1 on the validation part; foretold: 15 to {HORIZON} min before. Last column: sensitivity where "
-    f"each arm raises at most {FALSE_PER_DAY:g} false alarms a day."
+    f"Thresholds by F1 on validation. Foretold (sens.): by an alarm 15 to {HORIZON} min before. Right (prec.): a "
+    f"low begins within {HORIZON} min. Last column: sensitivity where each arm raises at most {FALSE_PER_DAY:g} false "
+    "alarms a day."
 )
 
 
@@ -71,11 +73,12 @@ def more_scores_table(evaluation: dict[str, Any], title: str) -> Table:
 
 
 def patients_table(evaluation: dict[str, Any], title: str) -> Table:
-    """RMSE of every patient and arm at every horizon."""
-    arms, horizons = evaluation["arms"], _horizons(evaluation)
+    """RMSE of every patient and arm at every horizon; without pooled ridge, which the table of means has."""
+    arms, horizons = {arm: one for arm, one in evaluation["arms"].items() if arm != POOLED}, _horizons(evaluation)
     table = numbers_table(f"RMSE at\n{' / '.join(horizons)} min", title)
     for arm in arms:
-        table.add_column(LABELS.get(arm, arm).replace(", ", "\n"), justify="right", no_wrap=True)
+        heading = LABELS.get(arm, arm).replace(", ", "\n").replace("persist", "persist-\n")
+        table.add_column(heading, justify="right", no_wrap=True)
     for patient in next(iter(arms.values()))["patients"]:
         table.add_row(patient, *(_rmses(arm["patients"].get(patient, {})) for arm in arms.values()))
     table.add_section()
@@ -85,7 +88,7 @@ def patients_table(evaluation: dict[str, Any], title: str) -> Table:
 
 def alarms_table(evaluation: dict[str, Any], title: str) -> Table:
     """What warnings of lows were worth, of everybody together."""
-    table = numbers_table("warnings of lows", title)
+    table = numbers_table("lows below 70", title)
     for name in ALARMS:
         table.add_column(name, justify="right", no_wrap=True)
     for arm, scores in evaluation["alarms"].items():

@@ -154,7 +154,7 @@ ALARMS: dict[str, Callable[[AlarmScores], str]] = {
     "precision": lambda a: number(a.precision, "{:.1%}"),
     "F1": lambda a: number(a.f1, "{:.2f}"),
     "false a day": lambda a: number(a.false_per_day, "{:.2f}"),
-    "median lead": lambda a: number(a.median_lead, "{:.0f} min"),
+    "lead": lambda a: number(a.median_lead, "{:.0f} min"),
 }
 COSTS: dict[str, Callable[[Cost], str]] = {
     "parameters": lambda c: number(c.parameters, "{:,}"),
@@ -186,7 +186,7 @@ def alarms(report: RunReport, inks: dict[str, Ink]) -> Table:
         return table
     at_equal = [Cell(number(report.equal_alarms.get(arm), "{:.1%}")) for arm in report.alarms or {}]
     rows = (replace(row, cells=(*row.cells, cell)) for row, cell in zip(table.rows, at_equal, strict=True))
-    return replace(table, columns=(*table.columns, "sensitivity, equal"), rows=tuple(rows))
+    return replace(table, columns=(*table.columns, "at equal"), rows=tuple(rows))
 
 
 def costs(report: RunReport, inks: dict[str, Ink]) -> Table:
