@@ -21,7 +21,7 @@ from trainer.watched import predict_watched
 LEVEL = "level"  # the arm that warns when the last reading is low
 HORIZON = 30  # minutes ahead of which a low is foretold
 THRESHOLDS = 60  # of each arm that are tried
-FALSE_PER_DAY = 0.5  # false alarms a day at which sensitivities are compared
+FALSE_PER_DAY = 1.0  # false alarms a day at which sensitivities are compared
 RESAMPLES = 2_000  # of people
 
 

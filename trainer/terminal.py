@@ -33,9 +33,9 @@ def print_outcome(outcome: "Outcome") -> None:
     for sentence in outcome.verdicts:
         console.print(sentence, highlight=False)
     print_promotion(outcome.promotion)
-    console.print(f"bundle   {outcome.bundle.folder}", highlight=False)
-    console.print(f"scores   {outcome.report}", highlight=False)
-    console.print(f"report   {outcome.page}", highlight=False)
+    console.print(f"bundle   {outcome.bundle.folder}", highlight=False, soft_wrap=True)
+    console.print(f"scores   {outcome.report}", highlight=False, soft_wrap=True)
+    console.print(f"report   {outcome.page}", highlight=False, soft_wrap=True)
 
 
 def print_evaluation(evaluation: dict[str, Any], title: str) -> None:
