@@ -320,7 +320,6 @@ def evaluate(
         found = assess_bundle(bundle, cohort, part, max_windows, boosting, alarms, say, watch)
     if report is not None:
         write_bundle_page(report, found, bundle)
-        say(f"report {report}")
     evaluation = found.evaluation.renamed(MODEL, bundle.spec.model)
     result = {"model": named, **evaluation.as_json()}
     if as_json:
@@ -330,6 +329,8 @@ def evaluate(
         say(sentence)
     title = f"{bundle.spec.model} on the {part} part of {evaluation.dataset}, {len(evaluation.scored)} windows"
     print_evaluation(result, title)
+    if report is not None:
+        console.print(f"report   {report}", highlight=False, soft_wrap=True)
 
 
 @app.command()

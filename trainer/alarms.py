@@ -22,6 +22,7 @@ LEVEL = "level"  # the arm that warns when the last reading is low
 HORIZON = 30  # minutes ahead of which a low is foretold
 THRESHOLDS = 60  # of each arm that are tried
 FALSE_PER_DAY = 1.0  # false alarms a day at which sensitivities are compared
+EQUALLY_FALSE = f"{FALSE_PER_DAY:g} false alarm{'' if FALSE_PER_DAY == 1 else 's'} a day"
 RESAMPLES = 2_000  # of people
 
 

@@ -11,7 +11,7 @@ from forecasting.errors import InsufficientData
 from forecasting.forecaster import Forecaster
 from forecasting.readers.datasets import DATASETS, Cohort
 from forecasting.windows import Part, WindowShape
-from trainer.alarms import FALSE_PER_DAY, HORIZON, f1_difference, low_alarms
+from trainer.alarms import EQUALLY_FALSE, HORIZON, f1_difference, low_alarms
 from trainer.costs import cost_of
 from trainer.evaluate import BOOSTING, PERSISTENCE, Arms, Evaluation, grow_boosting
 from trainer.progress import Watch, unwatched
@@ -108,7 +108,7 @@ def alarm_sentences(evaluation: Evaluation, arm: str) -> list[str]:
     interval = f" (95 % {low:+.2f} to {high:+.2f} over people)" if len(ours.people) > 1 else ""
     return [
         f"alarms of lows within {HORIZON} min: F1 {ours.everybody.f1:.2f} against {theirs.everybody.f1:.2f} of "
-        f"{LABELS.get(best, best)}, {difference:+.2f}{interval}: {chance}; at {FALSE_PER_DAY:g} false alarms a day "
+        f"{LABELS.get(best, best)}, {difference:+.2f}{interval}: {chance}; at {EQUALLY_FALSE} "
         f"{100 * ours.sensitivity_at():.0f} % against {100 * theirs.sensitivity_at():.0f} % of lows are foretold"
     ]
 

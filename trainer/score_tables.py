@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from trainer.alarms import FALSE_PER_DAY, HORIZON
+from trainer.alarms import EQUALLY_FALSE, FALSE_PER_DAY, HORIZON
 from trainer.tables import LABELS, numbers_table
 
 POOLED = "ridge_pooled"  # one column too many for 80 characters
@@ -39,8 +39,7 @@ ALARMS: dict[str, Show] = {
 }
 ALARMS_LEGEND = (
     f"Thresholds by F1 on validation. Foretold (sens.): by an alarm 15 to {HORIZON} min before. Right (prec.): a "
-    f"low begins within {HORIZON} min. Last column: sensitivity where each arm raises at most {FALSE_PER_DAY:g} false "
-    "alarms a day."
+    f"low begins within {HORIZON} min. Last column: sensitivity where each arm raises at most {EQUALLY_FALSE}."
 )
 
 

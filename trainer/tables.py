@@ -120,7 +120,10 @@ def plan_table(settings: PipelineSettings, data: str) -> Table:
     table.add_row("student alone", _model(student.backbone, student.weights, settings.student_training.epochs))
     table.add_row("student distilled", _model(student.backbone, student.weights, epochs))
     table.add_row("loss", f"{1 - w:g} · truth + {w:g} · teacher")
-    table.add_row("evaluation", "test part, beside persistence and ridge")
+    more = [
+        what for what, is_asked in (("LightGBM", settings.boosting), ("alarms of lows", settings.alarms)) if is_asked
+    ]
+    table.add_row("evaluation", ", ".join(["test part, beside persistence and ridge", *more]))
     table.add_row("publication", f"as challenger; champion through the {settings.gate} gate on the calibration part")
     return table
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from trainer.alarms import FALSE_PER_DAY
+from trainer.alarms import EQUALLY_FALSE
 from trainer.kept import code_digest, write_text
 from trainer.report import figures, tables
 from trainer.report.record import RunReport, arm_label
@@ -45,7 +45,7 @@ def _contents(report: RunReport) -> dict[str, Any]:
         "calibration_pictures": figures.calibration_pictures(report, inks),
         "alarms": tables.alarms(report, inks),
         "unflagged": tables.unflagged(report, inks),
-        "equal_rate": f"{FALSE_PER_DAY:g}",
+        "equal_rate": EQUALLY_FALSE,
         "flagged": _flagged(report),
         "examples": figures.example_pictures(report),
         "training": figures.training_pictures(report, inks),
