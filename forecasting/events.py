@@ -17,7 +17,9 @@ INPUTS: tuple[Input, ...] = get_args(Input)
 EVENTS = ("carbs_g", "bolus_units", "basal_units_h")  # in the order of every (…, 3) array of events
 AT_MOST = {"carbs_g": (500.0, "g"), "bolus_units": (100.0, "U"), "basal_units_h": (50.0, "U/h")}
 COLUMNS: dict[Input, tuple[str, ...]] = {"carbs": ("carbs_g",), "insulin": ("bolus_units", "basal_units_h")}
+WORDS: dict[Input, str] = {"carbs": "carbohydrates", "insulin": "insulin"}
 ONE = {"carbs_g": 50.0, "bolus_units": 5.0, "basal_units_h": 1.0}  # what counts as one unit in a channel
+RATE_HOLDS_SECONDS = 24 * 3600  # an older basal rate says nothing of now
 # Minutes after which an amount at once counts e^-1: what is left of it is one exponential, which sums see no better
 FADES_MINUTES = {"carbs_g": 60.0, "bolus_units": 90.0}
 
@@ -78,6 +80,13 @@ def check_events(values: np.ndarray) -> None:
             )
 
 
+def check_event(name: str, amount: float) -> None:
+    """Refuse one amount that nobody takes, or that is no number (InvalidReadings)."""
+    most, unit = AT_MOST[name]
+    if not 0 <= amount <= most:
+        raise InvalidReadings(f"{name} is {amount:g}; 0 to {most:g} {unit} is allowed", name)
+
+
 def place_events(rows: EventRows, times: np.ndarray, steps: np.ndarray, sampling_minutes: int) -> np.ndarray:
     """(steps up to the last, 3) float32 of EVENTS: amounts are added up, of several rates in a step the last counts.
 
@@ -95,6 +104,35 @@ def place_events(rows: EventRows, times: np.ndarray, steps: np.ndarray, sampling
     on_grid = places >= 0
     order = np.argsort(rows.times[on_grid], kind="stable")
     return _laid_out(rows.values[on_grid][order], places[on_grid][order], int(steps[-1]) + 1)
+
+
+def events_before(rows: EventRows, origin: int, length: int, sampling_minutes: int) -> tuple[np.ndarray, int]:
+    """((length, 3) float32 of EVENTS in the steps that end at `origin`, how many came after it and were left out).
+
+    origin: seconds since 1970. As `place_events` with one reading at the origin; besides, each kind counts as recorded
+    from its first event on: none where nothing was sent, and a rate until the next one, for a day at most.
+    """
+    seconds = rows.times.astype("datetime64[s]").astype(np.int64)
+    order = np.argsort(seconds, kind="stable")
+    order = order[seconds[order] <= origin]
+    ago, values = origin - seconds[order], rows.values[order]
+    places = length - 1 - ago // (60 * sampling_minutes)
+    grid = _laid_out(values[places >= 0], places[places >= 0], length)
+    for column, name in enumerate(EVENTS):
+        own = ~np.isnan(values[:, column])
+        if name != "basal_units_h" and own.any():
+            recorded = grid[max(int(places[own][0]), 0) :, column]
+            recorded[np.isnan(recorded)] = 0
+        elif own.any():
+            earlier = values[own & (places < 0) & (ago <= RATE_HOLDS_SECONDS), column]
+            grid[:, column] = _held(grid[:, column], earlier[-1] if len(earlier) else np.nan)
+    return grid, len(seconds) - len(order)
+
+
+def _held(rates: np.ndarray, before: float) -> np.ndarray:
+    """(n,) U/h, NaN where no rate begins → (n,) the rate that holds, `before` until the first."""
+    latest = np.maximum.accumulate(np.where(np.isnan(rates), -1, np.arange(len(rates))))
+    return np.where(latest >= 0, rates[latest], before)
 
 
 def _laid_out(values: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
@@ -118,6 +156,11 @@ def event_channels(inputs: Iterable[Input]) -> tuple[str, ...]:
 def events_known(events: np.ndarray, inputs: Iterable[Input]) -> bool:
     """Is anything recorded of these inputs? events: (…, 3)"""
     return any(not np.isnan(events[..., EVENTS.index(name)]).all() for name in columns_of(inputs))
+
+
+def unrecorded(events: np.ndarray | None, inputs: Iterable[Input]) -> str:
+    """What of these inputs nothing is recorded, in words; empty where something is of each. events: (…, 3)"""
+    return " and ".join(WORDS[one] for one in inputs if events is None or not events_known(events, (one,)))
 
 
 def encode_events(events: np.ndarray, inputs: Iterable[Input], sampling_minutes: int) -> np.ndarray:

@@ -30,7 +30,9 @@ class Network:
         self.seconds, self.batches = seconds, []
         self.began = threading.Event()
 
-    def predict(self, context: np.ndarray, minute_of_day: np.ndarray, batch_size: int) -> Forecasts:
+    def predict(
+        self, context: np.ndarray, minute_of_day: np.ndarray, history: object, events: object, *, batch_size: int
+    ) -> Forecasts:
         self.batches.append([float(v) for v in context[:, -1]])
         self.began.set()
         time.sleep(self.seconds)
