@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from forecasting.encoding import Normalisation
 from forecasting.errors import IntegrityError
+from forecasting.events import Input, event_channels
 from forecasting.history import STATISTICS
 from forecasting.prompts import PromptSpec
 from forecasting.windows import WindowShape
@@ -56,6 +57,7 @@ class ModelSpec(BaseModel):
     unit: Literal["mg/dL"] = "mg/dL"
     shape: WindowShape = WindowShape()
     normalisation: Normalisation = Normalisation()
+    inputs: tuple[Input, ...] = Field((), max_length=2, description="what it knows beside glucose and time")
     prompt: PromptSpec = PromptSpec()
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(QUANTILES, max_length=99)
     quantile_shifts: tuple[tuple[Shift, ...], ...] | None = Field(
@@ -69,6 +71,11 @@ class ModelSpec(BaseModel):
             raise ValueError(f"quantile_shifts must be {expected} rows of {len(self.quantiles)}")
         return self
 
+    @model_validator(mode="after")
+    def _sees_its_inputs(self) -> Self:
+        check_inputs(self.inputs, self.normalisation)
+        return self
+
     @property
     def knows_history(self) -> bool:
         """Are the statistics of the history among its inputs?"""
@@ -77,7 +84,8 @@ class ModelSpec(BaseModel):
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the channels of x, in order."""
-        return self.normalisation.channels + (STATISTICS if self.knows_history else ())
+        history = STATISTICS if self.knows_history else ()
+        return self.normalisation.channels + history + event_channels(self.inputs)
 
     @property
     def outputs(self) -> int:
@@ -88,6 +96,14 @@ class ModelSpec(BaseModel):
 def knows_history(normalisation: Normalisation, shape: WindowShape) -> bool:
     """Does a model see the statistics of the history? The paper's instance norm shows it the context alone."""
     return shape.history_length > 0 and normalisation.kind == "level"
+
+
+def check_inputs(inputs: tuple[Input, ...], normalisation: Normalisation) -> None:
+    """Raises ValueError for an input named twice, and for inputs that the paper's instance norm does not show."""
+    if len(set(inputs)) < len(inputs):
+        raise ValueError(f"inputs {','.join(inputs)} names one twice; name each once")
+    if inputs and normalisation.kind == "revin":
+        raise ValueError(f"inputs {','.join(inputs)} need normalisation level; revin shows the context alone")
 
 
 @dataclass(frozen=True)

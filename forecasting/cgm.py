@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from forecasting.errors import InvalidReadings
+from forecasting.events import Events
 
 MG_DL_PER_MMOL_L = 18.0156  # molar mass of glucose, 180.156 g/mol
 ACCEPTED_MG_DL = (10.0, 600.0)  # anything else is no reading
@@ -32,6 +33,7 @@ class GlucoseSeries:
     utc_offset_minutes: of the local clock, where the times say it
     test_start:    where the data set itself says that its test part begins, else None
     findings:      sentences about what was dropped or merged on the way in
+    events:        carbohydrates and insulin on the same grid, None where none were recorded
     """
 
     patient_id: str
@@ -42,6 +44,7 @@ class GlucoseSeries:
     utc_offset_minutes: int | None = None
     test_start: np.datetime64 | None = None
     findings: tuple[str, ...] = ()
+    events: Events | None = None
 
     @property
     def times(self) -> np.ndarray:

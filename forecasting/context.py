@@ -22,6 +22,7 @@ from forecasting.cgm import (
     to_mg_dl,
 )
 from forecasting.errors import InsufficientData, InvalidInput, InvalidReadings
+from forecasting.events import EventRows, Input, check_events, events_before, unrecorded
 from forecasting.windows import WindowShape, statistics_of
 
 STALE_AFTER = 15 * 60  # seconds
@@ -74,6 +75,7 @@ class Context:
     history:       (4,) of forecasting.history.STATISTICS, (0,) for shapes without one
     origin:        seconds since 1970 UTC, of the last reading; warnings: sentences for whoever reads the forecast
     filled:        missing steps that were filled; censored: readings that were taken as the sensor's edge
+    events:        (context_length, 3) of forecasting.events.EVENTS, NaN where not recorded; None where nothing is
     """
 
     glucose_mg_dl: np.ndarray
@@ -83,6 +85,7 @@ class Context:
     filled: int
     censored: int
     history: np.ndarray
+    events: np.ndarray | None = None
 
 
 def context_from(
@@ -93,14 +96,16 @@ def context_from(
     as_of: float | None = None,
     utc_offset: dt.timedelta | None = None,
     now: float | None = None,
+    events: EventRows | None = None,
+    inputs: tuple[Input, ...] = (),
 ) -> Context:
     """Check readings and lay them on the grid that runs back from the last one.
 
     as_of: the moment of the forecast, in seconds since 1970; without it the last reading's own time, which must then
     not lie ahead of `now` (the clock of this machine by default). utc_offset: the patient's clock; None masks the
-    time of day.
-    Raises InvalidReadings for wrong units, values, order or times; InsufficientData for too few readings, a gap
-    longer than the model fills, or a stale last reading.
+    time of day. events: what was eaten and taken; inputs: of which the model knows, and misses where it is not sent.
+    Raises InvalidReadings for wrong units, values, order, times or amounts; InsufficientData for too few readings,
+    a gap longer than the model fills, or a stale last reading.
     """
     gaps = check_order(readings.seconds)
     origin = int(readings.seconds[-1])
@@ -120,10 +125,32 @@ def context_from(
         warnings.append(f"{filled} missing readings of the context were filled on a straight line")
     if len(history) and history[-1] < ENOUGH_HISTORY:
         warnings.append(_too_short(history[-1], shape))
+    taken = _taken(events, origin, shape, inputs, warnings)
     if utc_offset is None:
         warnings.append("no UTC offset or time zone was given: the forecast does not know the time of day")
     minute = np.nan if utc_offset is None else (origin + utc_offset.total_seconds()) % 86_400 / 60
-    return Context(past[-shape.context_length :], minute, origin, tuple(warnings), filled, censored, history)
+    return Context(past[-shape.context_length :], minute, origin, tuple(warnings), filled, censored, history, taken)
+
+
+def _taken(
+    events: EventRows | None, origin: int, shape: WindowShape, inputs: tuple[Input, ...], warnings: list[str]
+) -> np.ndarray | None:
+    """(context_length, 3) of what was sent, None for nothing; what whoever reads the forecast should know is added
+    to the warnings.
+
+    Raises InvalidReadings for amounts that nobody takes.
+    """
+    taken = None
+    if events is not None and len(events.times):
+        check_events(events.values)
+        taken, after = events_before(events, origin, shape.context_length, shape.sampling_minutes)
+        if after:
+            warnings.append(f"{after} events came after the last reading and were not used")
+        if not inputs:
+            warnings.append("events were sent, but this model does not know carbohydrates or insulin")
+    if missing := unrecorded(taken, inputs):
+        warnings.append(f"this model knows {missing}, of which nothing was sent: it forecast without")
+    return taken
 
 
 def _too_short(known: float, shape: WindowShape) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from forecasting.cgm import ACCEPTED_MG_DL
+from forecasting.events import Input, encode_events, event_channels
 from forecasting.history import STATISTICS
 
 REVIN_EPS = 1e-5  # variance floor of the paper's instance norm
@@ -66,23 +67,29 @@ def encode(
     sampling_minutes: int,
     normalisation: Normalisation,
     history: np.ndarray | None = None,
+    events: np.ndarray | None = None,
+    inputs: tuple[Input, ...] = (),
 ) -> Encoded:
     """Contexts → inputs.
 
     context: (n, context_length) mg/dL without gaps; minute_of_day: (n,) at the origin, NaN where unknown;
-    history: (n, 4) of forecasting.history.STATISTICS, None for models that know none.
+    history: (n, 4) of forecasting.history.STATISTICS, None for models that know none;
+    events: (n, context_length, 3) of forecasting.events.EVENTS, looked at by models that have `inputs`.
     """
     if normalisation.kind == "revin":
         return _encode_by_itself(context.astype(np.float64))
     own = len(normalisation.channels)
     more = 0 if history is None else len(STATISTICS)
-    x = np.empty((*context.shape, own + more), np.float32)
+    known = own + more
+    x = np.empty((*context.shape, known + len(event_channels(inputs))), np.float32)
     for start in range(0, len(context), CHUNK):
         rows = slice(start, start + CHUNK)
         _write_level(x[rows], context[rows], normalisation)
         _write_day(x[rows], minute_of_day[rows], sampling_minutes)
         if history is not None:
-            x[rows, :, own:] = _history_channels(history[rows], context[rows, -1], normalisation)[:, None]
+            x[rows, :, own:known] = _history_channels(history[rows], context[rows, -1], normalisation)[:, None]
+        if inputs and events is not None:
+            x[rows, :, known:] = encode_events(events[rows], inputs, sampling_minutes)
     return Encoded(x, context[:, -1].astype(np.float64), np.full(len(context), normalisation.scale_mg_dl))
 
 

@@ -15,6 +15,7 @@ from forecasting.cgm import ACCEPTED_MG_DL, check_range
 from forecasting.conformal import shifted
 from forecasting.encoding import encode
 from forecasting.errors import IntegrityError, InvalidReadings
+from forecasting.events import EVENTS, check_events
 from forecasting.history import STATISTICS
 from forecasting.onnx_checks import RunBounds, check_network
 from forecasting.prompts import tokenise, unpadded, write_prompts
@@ -102,6 +103,7 @@ class Forecaster:
         context: np.ndarray,
         minute_of_day: np.ndarray,
         history: np.ndarray | None = None,
+        events: np.ndarray | None = None,
         *,
         batch_size: int = 256,
     ) -> Forecasts:
@@ -109,7 +111,9 @@ class Forecaster:
 
         context: (n, context_length) mg/dL without gaps; minute_of_day: (n,) at the origin, NaN where unknown;
         history: (n, 4) of forecasting.history.STATISTICS; without it a model that looks further back than the
-        context is told that nothing before it is known.
+        context is told that nothing before it is known;
+        events: (n, context_length, 3) of forecasting.events.EVENTS in g, U and U/h, NaN where not recorded; None where
+        nothing is. Only models that have `spec.inputs` look at them.
         Raises InvalidReadings for another shape or for gaps, IntegrityError for a network that gives no numbers.
         """
         shape = self.spec.shape
@@ -121,12 +125,15 @@ class Forecaster:
         if not np.isfinite(context).all():
             raise InvalidReadings(f"{self.spec.model} needs contexts without gaps; fill or drop them first")
         check_range(context.ravel())
-        past = self._past(context, history)
+        past, taken = self._past(context, history), self._taken(context, events)
         outputs = np.empty((len(context), shape.prediction_length, self.spec.outputs), np.float64)
         for start in range(0, len(context), batch_size):
             rows = slice(start, start + batch_size)
             outputs[rows] = self._predict_batch(
-                context[rows], minute_of_day[rows], None if past is None else past[rows]
+                context[rows],
+                minute_of_day[rows],
+                None if past is None else past[rows],
+                None if taken is None else taken[rows],
             )
         if self._shifts is not None:
             outputs[..., 1:] = np.clip(shifted(outputs[..., 1:], self._shifts), *ACCEPTED_MG_DL)
@@ -134,7 +141,8 @@ class Forecaster:
 
     def predict_windows(self, windows: Windows) -> Forecasts:
         """Forecast windows with all that they know."""
-        return self.predict(windows.context, windows.minute_of_day, windows.history)
+        events = windows.events if self.spec.inputs and windows.timeline.events is not None else None
+        return self.predict(windows.context, windows.minute_of_day, windows.history, events)
 
     def _past(self, context: np.ndarray, history: np.ndarray | None) -> np.ndarray | None:
         """(n, 4) statistics for a model that knows them, else None. Raises InvalidReadings for what are none."""
@@ -149,9 +157,30 @@ class Forecaster:
             )
         return history
 
-    def _predict_batch(self, context: np.ndarray, minute_of_day: np.ndarray, history: np.ndarray | None) -> np.ndarray:
+    def _taken(self, context: np.ndarray, events: np.ndarray | None) -> np.ndarray | None:
+        """(n, context_length, 3) for a model that has inputs, else None. Raises InvalidReadings for what is none."""
+        if not self.spec.inputs:
+            return None
+        if events is None:
+            return np.full((*context.shape, len(EVENTS)), np.nan, np.float32)
+        if events.shape != (*context.shape, len(EVENTS)):
+            raise InvalidReadings(
+                f"got events of shape {events.shape}, {self.spec.model} needs {(*context.shape, len(EVENTS))}: "
+                f"{', '.join(EVENTS)} at every step"
+            )
+        check_events(events)
+        return events
+
+    def _predict_batch(
+        self,
+        context: np.ndarray,
+        minute_of_day: np.ndarray,
+        history: np.ndarray | None,
+        events: np.ndarray | None,
+    ) -> np.ndarray:
         spec = self.spec
-        encoded = encode(context, minute_of_day, spec.shape.sampling_minutes, spec.normalisation, history)
+        minutes = spec.shape.sampling_minutes
+        encoded = encode(context, minute_of_day, minutes, spec.normalisation, history, events, spec.inputs)
         prompt_ids = None
         if self._tokenizer is not None:
             prompts = write_prompts(context, self.spec.shape.prediction_length, self.spec.prompt.kind)

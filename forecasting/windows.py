@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from forecasting.cgm import LONGEST_FILL, GlucoseSeries, censor, fill_short_gaps
 from forecasting.errors import InvalidSetting
+from forecasting.events import EVENTS
 from forecasting.history import history_statistics, running_statistics
 
 Part = Literal["train", "validation", "calibration", "test"]
@@ -56,6 +57,7 @@ class Timeline:
     filled: (steps,) mg/dL, short gaps filled, censored to the sensor's range: where contexts are read
     raw:    (steps,) mg/dL, NaN where nothing was read: where targets are read
     history: (steps, 4) of forecasting.history.STATISTICS up to each step; (steps, 0) for shapes without a history
+    events: (steps, 3) of forecasting.events.EVENTS, NaN where not recorded; None where nothing is
     """
 
     filled: np.ndarray
@@ -63,6 +65,7 @@ class Timeline:
     history: np.ndarray
     context_length: int
     prediction_length: int
+    events: np.ndarray | None = None
 
     @property
     def window_length(self) -> int:
@@ -70,7 +73,8 @@ class Timeline:
 
     def only(self, kept: np.ndarray) -> "Timeline":
         """The steps that are kept, (steps,) bool."""
-        return replace(self, filled=self.filled[kept], raw=self.raw[kept], history=self.history[kept])
+        events = None if self.events is None else self.events[kept]
+        return replace(self, filled=self.filled[kept], raw=self.raw[kept], history=self.history[kept], events=events)
 
     def contexts(self, begins: np.ndarray) -> np.ndarray:
         """(n,) first steps of windows → (n, context_length) mg/dL."""
@@ -83,6 +87,13 @@ class Timeline:
     def histories(self, begins: np.ndarray) -> np.ndarray:
         """(n,) first steps of windows → (n, 4 or 0) statistics up to the end of each context."""
         return self.history[begins + self.context_length - 1]
+
+    def events_of(self, begins: np.ndarray) -> np.ndarray:
+        """(n,) first steps of windows → (n, context_length, 3 or 0) events of the context; none lies after it."""
+        if self.events is None or not len(begins):
+            return np.empty((len(begins), self.context_length, 0 if self.events is None else len(EVENTS)), np.float32)
+        views = sliding_window_view(self.events, self.context_length, axis=0)  # (steps, 3, context_length)
+        return np.ascontiguousarray(views[begins].transpose(0, 2, 1))
 
 
 @dataclass(frozen=True)
@@ -140,6 +151,13 @@ class Windows:
         """(n, 4 or 0) statistics of the history up to the origin; kept as `context` is."""
         return self.timeline.histories(self.begins)
 
+    @cached_property
+    def events(self) -> np.ndarray:
+        """(n, context_length, 3) of forecasting.events.EVENTS within the context, NaN where not recorded, or
+        (n, context_length, 0) where nothing is of anybody; kept as `context` is.
+        """
+        return self.timeline.events_of(self.begins)
+
     @property
     def patients(self) -> list[str]:
         """The patients who have windows here, in order of appearance."""
@@ -164,6 +182,8 @@ class Windows:
         sha.update(repr(self.minute_of_day.shape).encode())
         sha.update(np.ascontiguousarray(self.minute_of_day, np.float32).data)
         sha.update(np.ascontiguousarray(self.history, np.float32).data)  # nothing, without a history
+        for start in range(0, len(self) if line.events is not None else 0, DIGEST_CHUNK):  # likewise
+            sha.update(line.events_of(self.begins[start : start + DIGEST_CHUNK]).data)
         return sha.hexdigest()
 
     def _compact(self) -> "Windows":
@@ -205,8 +225,17 @@ def concatenate(windows: list[Windows]) -> Windows:
             np.concatenate([line.history for line in lines]),
             past,
             ahead,
+            _joined_events(lines),
         ),
     )
+
+
+def _joined_events(lines: list[Timeline]) -> np.ndarray | None:
+    """(steps, 3) of all, NaN for those of whom nothing is recorded; None where that is everybody."""
+    if all(line.events is None for line in lines):
+        return None
+    unknown = np.full((1, len(EVENTS)), np.nan, np.float32)
+    return np.concatenate([unknown.repeat(len(line.raw), 0) if line.events is None else line.events for line in lines])
 
 
 def part_bounds(series: GlucoseSeries, shape: WindowShape, part: Part) -> tuple[int, int]:
@@ -249,12 +278,13 @@ def cut_windows(series: GlucoseSeries, shape: WindowShape, part: Part) -> Window
     filled = fill_short_gaps(censor(raw), shape.max_fill_bins)
     begins = np.flatnonzero(_is_usable(filled, raw, past, ahead))
     origin_steps = first + begins + past - 1
+    events = None if series.events is None else series.events.columns[first:end]
     return Windows(
         np.full(len(begins), series.patient_id),
         series.times[origin_steps],
         series.minute_of_day[origin_steps],
         begins,
-        Timeline(filled, raw, _history(filled, shape), past, ahead),
+        Timeline(filled, raw, _history(filled, shape), past, ahead, events),
     )
 
 

@@ -70,7 +70,9 @@ def assess_bundle(
 ) -> Assessment:
     """One model beside the baselines; boosting: and LightGBM."""
     shape = bundle.spec.shape
-    models: dict[str, Predictor] = {BOOSTING: grow_boosting(cohort, shape, watch)} if boosting else {}
+    models: dict[str, Predictor] = {}
+    if boosting:
+        models[BOOSTING] = grow_boosting(cohort, shape, bundle.spec.inputs, watch)
     models[MODEL] = Forecaster.open(bundle)
     return assess(models, cohort, shape, part, max_windows, alarms, say, watch)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from forecasting.baselines import Predictor
 from forecasting.errors import InsufficientData, InvalidSetting
+from forecasting.events import Input
 from forecasting.forecaster import Forecasts
 from forecasting.windows import Windows
 from trainer.boosting import Boosting
@@ -37,7 +38,7 @@ def averaged(members: Sequence[TeacherForecasts]) -> TeacherForecasts:
     return TeacherForecasts(first.window_ids, values, fingerprint(*(member.fingerprint for member in members)))
 
 
-def boosting_forecasts(train: Windows, validation: Windows) -> TeacherForecasts:
+def boosting_forecasts(train: Windows, validation: Windows, inputs: tuple[Input, ...] = ()) -> TeacherForecasts:
     """Boosting's forecasts of its own training windows, each by trees that were grown without that week.
 
     Trees know the windows that they were grown on too well: a student would learn errors that are too small.
@@ -47,9 +48,11 @@ def boosting_forecasts(train: Windows, validation: Windows) -> TeacherForecasts:
     values = np.empty((*train.target.shape, 1 + len(Boosting.levels)), np.float32)
     for k in range(FOLDS):
         held_out = fold == k
-        trees = Boosting.fit(train[~held_out], validation)
+        trees = Boosting.fit(train[~held_out], validation, inputs=inputs)
         values[held_out] = trees.predict_windows(train[held_out]).outputs
-    return TeacherForecasts(train.ids, values, fingerprint("boosting", train.digest, validation.digest, FOLDS))
+    return TeacherForecasts(
+        train.ids, values, fingerprint("boosting", train.digest, validation.digest, FOLDS, list(inputs))
+    )
 
 
 def folds_of(windows: Windows) -> np.ndarray:

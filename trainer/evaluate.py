@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from forecasting.baselines import PerPatient, Persistence, Predictor, Ridge
 from forecasting.cgm import GlucoseSeries
 from forecasting.errors import InsufficientData
+from forecasting.events import Input
 from forecasting.forecaster import Forecaster, Forecasts
 from forecasting.gate import Decision, GateName, Rmse, decide, lower
 from forecasting.metrics import HORIZONS, Scores, mean_over_patients, score_patients, skill
@@ -147,10 +148,12 @@ def evaluate(
     return Arms.of(models, cohort, shape, part).score(max_windows, watch)
 
 
-def grow_boosting(cohort: Cohort, shape: WindowShape, watch: Watch = unwatched) -> Boosting:
+def grow_boosting(
+    cohort: Cohort, shape: WindowShape, inputs: tuple[Input, ...] = (), watch: Watch = unwatched
+) -> Boosting:
     """LightGBM on everybody's train and validation parts, thinned to BOOSTING_WINDOWS; a minute for a large set."""
     train, validation = (thin(cut_all(cohort.everyone, shape, p), BOOSTING_WINDOWS) for p in ("train", "validation"))
-    return Boosting.fit(train, validation, len(os.sched_getaffinity(0)), partial(watch, "growing LightGBM"))
+    return Boosting.fit(train, validation, len(os.sched_getaffinity(0)), partial(watch, "growing LightGBM"), inputs)
 
 
 def compare_at_gate(

@@ -17,6 +17,7 @@ from torch import Tensor
 from forecasting.bundle import ModelSpec
 from forecasting.encoding import encode
 from forecasting.errors import InsufficientData, IntegrityError, InvalidSetting
+from forecasting.events import events_known
 from forecasting.prompts import tokenise, write_prompts
 from forecasting.windows import Windows
 from trainer.kept import whole_file
@@ -73,7 +74,9 @@ def build_examples(
     teacher_mg_dl: (n, prediction_length, 1 + quantiles), in the order of the windows
     """
     history = windows.history if spec.knows_history else None
-    encoded = encode(windows.context, windows.minute_of_day, spec.shape.sampling_minutes, spec.normalisation, history)
+    events = _events_of(windows, spec)
+    minutes = spec.shape.sampling_minutes
+    encoded = encode(windows.context, windows.minute_of_day, minutes, spec.normalisation, history, events, spec.inputs)
     prompt_ids = None
     if tokenizer is not None:
         prompts = write_prompts(windows.context, spec.shape.prediction_length, spec.prompt.kind)
@@ -82,6 +85,17 @@ def build_examples(
     return Examples(
         torch.from_numpy(encoded.x), prompt_ids, torch.from_numpy(encoded.normalise(windows.target)), teacher
     )
+
+
+def _events_of(windows: Windows, spec: ModelSpec) -> np.ndarray | None:
+    """(n, context_length, 3); None for a model without inputs. Raises InsufficientData where nothing is recorded."""
+    if not spec.inputs:
+        return None
+    if windows.timeline.events is None or not events_known(windows.timeline.events, spec.inputs):
+        raise InsufficientData(
+            f"{spec.model} is to know {' and '.join(spec.inputs)}, of which these data hold nothing; leave inputs out"
+        )
+    return windows.events
 
 
 def forecast_loss(

@@ -114,6 +114,13 @@ def given_options(
         str | None,
         typer.Option(help="level (anchored on the last reading) or revin (the paper's).", rich_help_panel=MODELS),
     ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            help="What teacher and student know beside glucose and time, where it is recorded: carbs,insulin.",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
     quantiles: Annotated[
         str | None, typer.Option(help="Levels such as 0.1,0.5,0.9, an odd number of them.", rich_help_panel=MODELS)
     ] = None,
@@ -200,7 +207,7 @@ def given_options(
     runs: Runs = None,
 ) -> Given:
     """What was given: settings are the defaults, then the run file, then these options."""
-    levels = None if quantiles is None else [level.strip() for level in quantiles.split(",") if level.strip()]
+    levels, known = _listed(quantiles), _listed(inputs)
     return Given(
         run,
         {
@@ -220,6 +227,8 @@ def given_options(
             "student.quantise": student_quantise,
             "teacher.normalisation.kind": normalisation,
             "student.normalisation.kind": normalisation,
+            "teacher.inputs": known,
+            "student.inputs": known,
             "teacher.quantiles": levels,
             "student.quantiles": levels,
             "allow_unsupported": allow_unsupported or None,
@@ -248,6 +257,11 @@ def given_options(
             "runs": runs,
         },
     )
+
+
+def _listed(text: str | None) -> list[str] | None:
+    """What stands between the commas; None where nothing was given."""
+    return None if text is None else [one.strip() for one in text.split(",") if one.strip()]
 
 
 def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:

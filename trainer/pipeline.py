@@ -100,7 +100,7 @@ def boosting_of(settings: PipelineSettings, cohort: Cohort, say: Say, watch: Wat
     if not settings.boosting:
         return {}
     say(f"LightGBM, to be scored beside: growing on {len(cohort.everyone)} patients")
-    return {BOOSTING: grow_boosting(cohort, settings.shape, watch)}
+    return {BOOSTING: grow_boosting(cohort, settings.shape, settings.student.inputs, watch)}
 
 
 def distil_students(settings: PipelineSettings, say: Say, watch: Watch) -> list[Path]:

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from forecasting.bundle import QUANTILES
+from forecasting.bundle import QUANTILES, check_inputs
 from forecasting.encoding import Normalisation
 from forecasting.errors import InvalidSetting, NotFound
+from forecasting.events import Input
 from forecasting.gate import GateName
 from forecasting.windows import WindowShape
 
@@ -67,7 +68,15 @@ class ModelSettings(Settings):
         "than 0.1 mg/dL",
     )
     normalisation: Normalisation = Normalisation()
+    inputs: tuple[Input, ...] = Field(
+        default=(), description="known beside glucose and time, where it is recorded: carbs, insulin"
+    )
     quantiles: tuple[float, ...] = QUANTILES
+
+    @model_validator(mode="after")
+    def _sees_its_inputs(self) -> Self:
+        check_inputs(self.inputs, self.normalisation)
+        return self
 
     @field_validator("quantiles")
     @classmethod

@@ -137,7 +137,7 @@ class _Arms:
             p: Ridge.fit(train.of_patient(p), validation.of_patient(p)) for p in (s.patient_id for s in self.people)
         }
         self.say(f"boosting and the plain network on {len(train)} and {len(self.pool.train)} windows")
-        boosting = Boosting.fit(train, validation)
+        boosting = Boosting.fit(train, validation, inputs=self.settings.student.inputs)
         return {
             PERSISTENCE: [Persistence.fit(validation)],
             RIDGE_POOLED: [Ridge.fit(train, validation)],
@@ -166,7 +166,7 @@ class _Arms:
         everyone: list[Predictor] = list(members)
         if self.settings.study.boosting_teaches:
             self.say("boosting's forecasts of the training windows, each without its own weeks")
-            forecasts.append(boosting_forecasts(windows, self.pool.validation))
+            forecasts.append(boosting_forecasts(windows, self.pool.validation, self.settings.student.inputs))
             everyone += arms[BOOSTING]
         arms[TEACHERS] = [Mixture(tuple(everyone))]
         stored = averaged(forecasts) if len(forecasts) > 1 else forecasts[0]

@@ -218,6 +218,7 @@ def spec_of(name: str, settings: ModelSettings, shape: WindowShape, prompt: Prom
         backbone=find_backbone(settings.backbone).name,
         shape=shape,
         normalisation=settings.normalisation,
+        inputs=settings.inputs,
         prompt=prompt,
         quantiles=settings.quantiles,
     )

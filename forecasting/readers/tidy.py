@@ -14,10 +14,11 @@ from pyarrow import csv
 
 from forecasting.cgm import GlucoseSeries, check_range, place_on_grid, to_grid, to_mg_dl
 from forecasting.errors import InvalidReadings, NotFound
+from forecasting.events import EVENTS, EventRows, Events, check_events, place_events
 
 REQUIRED = ("patient_id", "timestamp", "glucose_mg_dl")
 LONGEST = np.timedelta64(20 * 366, "D")  # of one person's readings; more is a wrong date
-OPTIONAL = ("carbs_g", "bolus_units", "basal_units_h")
+OPTIONAL = EVENTS  # amounts at the row's time, and the rate at it; empty is not recorded, 0 is none
 OFFSET = r"(?:Z|[+-]\d{2}(?::?\d{2})?)$"
 LONGEST_OFFSET = 6  # characters
 MISSING = (  # what pandas takes for no value
@@ -41,19 +42,29 @@ def read_tidy(path: Path, zone: str | None = None) -> list[GlucoseSeries]:
             f"{path.name} has no column {', '.join(missing)}; a tidy table has {', '.join(REQUIRED)} "
             f"and may have {', '.join(OPTIONAL)}"
         )
-    table = table.dropna(subset=["glucose_mg_dl"])
-    if table.empty:
+    table = table.dropna(subset=["glucose_mg_dl", *_optional(table)], how="all")
+    if table["glucose_mg_dl"].isna().all():
         raise InvalidReadings(f"{path.name} holds no readings; it needs rows with a glucose_mg_dl")
     for name in ("patient_id", "timestamp"):
         if lacking := int(table[name].isna().sum()):
             raise InvalidReadings(f"{path.name}: {lacking} readings have no {name}; fill it in or take the rows out")
-    try:
-        glucose = pd.to_numeric(table["glucose_mg_dl"]).astype(float)
-    except (ValueError, TypeError) as error:
-        raise InvalidReadings(f"{path.name}: glucose_mg_dl must be numbers: {error}") from error
+    numbers = {name: _numbers(table, name, path.name) for name in ("glucose_mg_dl", *_optional(table))}
     times, clock, offset = _read_clock(table["timestamp"], path.name)
-    tidy = pd.DataFrame({"patient_id": table["patient_id"].astype(str), "time": times, "glucose": glucose})
-    return [_series(str(pid), rows, clock, zone, offset) for pid, rows in tidy.groupby("patient_id", sort=True)]
+    tidy = pd.DataFrame({"patient_id": table["patient_id"].astype(str), "time": times, **numbers})
+    people = tidy.groupby("patient_id", sort=True)
+    return [_series(str(pid), rows, clock, zone, offset) for pid, rows in people if rows["glucose_mg_dl"].notna().any()]
+
+
+def _optional(table: pd.DataFrame) -> list[str]:
+    """Columns of events that this table has."""
+    return [name for name in OPTIONAL if name in table.columns]
+
+
+def _numbers(table: pd.DataFrame, name: str, file: str) -> pd.Series:
+    try:
+        return pd.to_numeric(table[name]).astype(float)
+    except (ValueError, TypeError) as error:
+        raise InvalidReadings(f"{file}: {name} must be numbers: {error}") from error
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -84,17 +95,19 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 def _read_plain_csv(content: bytes, time_type: pa.DataType) -> pd.DataFrame | None:
-    """A CSV all of whose times are of this type and all of whose glucose is numbers; None for any other."""
+    """A CSV all of whose times are of this type and all of whose values are numbers; None for any other."""
     kinds = {"patient_id": pa.string(), "timestamp": time_type, "glucose_mg_dl": pa.float64()}
-    convert = csv.ConvertOptions(
-        column_types=kinds, include_columns=list(kinds), null_values=MISSING, strings_can_be_null=True
-    )
     parse = csv.ParseOptions(newlines_in_values=True)
     try:
+        names = csv.open_csv(pa.BufferReader(content), parse_options=parse).schema.names
+        kinds |= {name: pa.float64() for name in OPTIONAL if name in names}
+        convert = csv.ConvertOptions(
+            column_types=kinds, include_columns=list(kinds), null_values=MISSING, strings_can_be_null=True
+        )
         table = csv.read_csv(pa.BufferReader(content), parse_options=parse, convert_options=convert)
     except (pa.ArrowInvalid, pa.ArrowKeyError):
         return None
-    if pc.any(pc.is_nan(table["glucose_mg_dl"])).as_py():
+    if any(pc.any(pc.is_nan(table[name])).as_py() for name, kind in kinds.items() if kind == pa.float64()):
         return None  # a word such as Nan, which is no missing value of ours but a number to Arrow
     return table.to_pandas()
 
@@ -139,8 +152,10 @@ def _common_offset(text: pd.Series) -> int | None:
 def _series(
     patient_id: str, rows: pd.DataFrame, clock: Literal["local", "utc"], zone: str | None, offset: int | None
 ) -> GlucoseSeries:
-    times, glucose = rows["time"].to_numpy("datetime64[s]"), rows["glucose"].to_numpy(float)
-    series = series_from_readings(patient_id, times, glucose, clock=clock, zone=zone)
+    times, glucose = rows["time"].to_numpy("datetime64[s]"), rows["glucose_mg_dl"].to_numpy(float)
+    events = EventRows(times, rows.reindex(columns=OPTIONAL).to_numpy(float)) if _optional(rows) else None
+    read = ~np.isnan(glucose)
+    series = series_from_readings(patient_id, times[read], glucose[read], clock=clock, zone=zone, events=events)
     return replace(series, utc_offset_minutes=offset)
 
 
@@ -152,15 +167,17 @@ def series_from_readings(
     clock: Literal["local", "utc"] = "local",
     zone: str | None = None,
     test_start: np.datetime64 | None = None,
+    events: EventRows | None = None,
 ) -> GlucoseSeries:
-    """Sort, check and lay one patient's readings on their grid.
+    """Sort, check and lay one patient's readings on their grid, and their events with them.
 
     times (n,) datetime64 in any order, glucose (n,) mg/dL. Of readings in one step the later entry wins.
-    Raises InvalidReadings for values no reading can have, or mmol/L in a mg/dL column.
+    Raises InvalidReadings for values no reading can have, mmol/L in a mg/dL column, or amounts that nobody takes.
     """
     findings = []
     try:
         check_range(to_mg_dl(glucose_mg_dl, "mg/dL"))
+        check_events(np.empty((0, len(EVENTS))) if events is None else events.values)
     except InvalidReadings as error:
         raise InvalidReadings(f"patient {patient_id}: {error}") from error
     order = np.argsort(times, kind="stable")
@@ -172,9 +189,11 @@ def series_from_readings(
         if repeated.any():
             findings.append(f"{int(repeated.sum())} readings of an hour that the clock repeats were left out")
             times, glucose_mg_dl = times[~repeated], glucose_mg_dl[~repeated]
+        events = None if events is None else events[~in_repeated_hour(events.times, zone)]
     _check_span(times, patient_id)
     sampling_minutes = usual_spacing(times)
     grid = to_grid(times, glucose_mg_dl, sampling_minutes)
+    on_grid = None if events is None else _events_on_grid(events, times, sampling_minutes)
     if test_start is not None:  # as the grid tells it: the step of the first test reading
         first = place_on_grid(times, sampling_minutes)[np.searchsorted(times, test_start)]
         test_start = times[0] + first * np.timedelta64(60 * sampling_minutes, "s")
@@ -182,8 +201,23 @@ def series_from_readings(
     if merged:
         findings.append(f"{merged} readings shared a {sampling_minutes}-minute step with a later entry")
     return GlucoseSeries(
-        patient_id, times[0], sampling_minutes, grid, clock, test_start=test_start, findings=tuple(findings)
+        patient_id,
+        times[0],
+        sampling_minutes,
+        grid,
+        clock,
+        test_start=test_start,
+        findings=tuple(findings),
+        events=on_grid,
     )
+
+
+def _events_on_grid(events: EventRows, times: np.ndarray, sampling_minutes: int) -> Events | None:
+    recorded = events[~np.isnan(events.values).all(axis=1)]
+    if not len(recorded.times):
+        return None
+    steps = place_on_grid(times, sampling_minutes)
+    return Events.on_grid(place_events(recorded, times, steps, sampling_minutes))
 
 
 def _check_span(times: np.ndarray, patient_id: str) -> None:

@@ -254,6 +254,7 @@ class Model:
     context_minutes:   that it needs, without longer gaps than it fills
     longest_gap_steps: missing readings in a row that it fills
     history_minutes:   before the context; it forecasts better with these readings, and without them too
+    inputs:            what it knows beside glucose and time: carbs, insulin
     """
 
     model: ModelVersion
@@ -266,6 +267,7 @@ class Model:
     quantile_levels: tuple[float, ...]
     scores: tuple[Score, ...]
     history_minutes: int
+    inputs: tuple[str, ...]
 
     @classmethod
     def of(cls, message: pb.ModelDescription) -> Self:
@@ -281,6 +283,7 @@ class Model:
             tuple(message.quantile_levels),
             tuple(Score(s.minutes_ahead, s.rmse_mg_dl, s.mae_mg_dl, s.coverage_90, s.patients) for s in message.scores),
             message.history_minutes,
+            tuple(message.inputs),
         )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from forecasting.cgm import HIGH_MG_DL, LOW_MG_DL
 from forecasting.context import Context
 from forecasting.errors import IntegrityError, Overloaded, TooLate
+from forecasting.events import EVENTS
 from forecasting.forecaster import Forecaster
 from services.inference.statistics import Statistics
 from services.inference.telemetry import ModelTelemetry
@@ -274,7 +275,8 @@ class Batcher:
         glucose = np.stack([context.glucose_mg_dl for context in contexts])
         minutes = np.array([context.minute_of_day for context in contexts], np.float32)
         history = np.stack([context.history for context in contexts])
-        forecasts = self._forecaster.predict(glucose, minutes, history, batch_size=len(contexts))
+        events = _events_of(contexts)
+        forecasts = self._forecaster.predict(glucose, minutes, history, events, batch_size=len(contexts))
         if not forecasts.levels:
             none = np.empty(0)
             return [Row(outputs, none, none) for outputs in forecasts.outputs]
@@ -303,6 +305,14 @@ class Batcher:
             telemetry.inferences.inc(forecasts)
             telemetry.executions.inc()
             self.statistics.add_batch(forecasts, seconds)
+
+
+def _events_of(contexts: list[Context]) -> np.ndarray | None:
+    """(n, context_length, 3), NaN for whom nothing is recorded; None where that is everybody."""
+    if all(context.events is None for context in contexts):
+        return None
+    unknown = np.full((len(contexts[0].glucose_mg_dl), len(EVENTS)), np.nan, np.float32)
+    return np.stack([unknown if context.events is None else context.events for context in contexts])
 
 
 def _attempt(function: Callable[..., Any], *given: Any) -> Any:

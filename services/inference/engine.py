@@ -11,6 +11,7 @@ import numpy as np
 from forecasting.cgm import Unit
 from forecasting.context import Context, Readings, check_order, context_from, sensor_mg_dl
 from forecasting.errors import GlucastError
+from forecasting.events import EventRows
 from services.inference.batcher import Row
 from services.inference.forecast_ids import Ids, Record
 from services.inference.models import Models, Opened, Served
@@ -33,6 +34,7 @@ class Query:
     unit: Unit
     as_of: float | None = None
     utc_offset: dt.timedelta | None = None
+    events: EventRows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +170,16 @@ class _Job(Generic[T]):
         return self._render(Forecast(self.served, context.origin, row, warnings, forecast_id, record))
 
     def _lay_out(self) -> Context:
-        query, shape = self._question.read(), self.served.opened.forecaster.spec.shape
-        return context_from(query.readings, query.unit, shape, as_of=query.as_of, utc_offset=query.utc_offset)
+        query, spec = self._question.read(), self.served.opened.forecaster.spec
+        return context_from(
+            query.readings,
+            query.unit,
+            spec.shape,
+            as_of=query.as_of,
+            utc_offset=query.utc_offset,
+            events=query.events,
+            inputs=spec.inputs,
+        )
 
 
 class _ContextJob:

@@ -1,6 +1,7 @@
 """Protobuf ↔ our types. On the path of every forecast: columns rather than objects, templates rather than fields."""
 
 import datetime as dt
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from forecasting.cgm import Unit
 from forecasting.context import Readings, utc_offset_in
 from forecasting.errors import InvalidInput, InvalidReadings
+from forecasting.events import EVENTS, EventRows, check_event
 from protos.glucast.v1 import forecaster_pb2 as pb
 from services.inference.engine import Forecast, Query, Question
 from services.inference.models import Opened, Served
@@ -55,7 +57,37 @@ def query_from(request: pb.ForecastRequest) -> Query:
         unit,
         as_of=_moment_from(request.as_of, "as_of") if request.HasField("as_of") else None,
         utc_offset=utc_offset_from(request, int(readings.seconds[-1])) if len(readings.seconds) else None,
+        events=events_from(request.events) if request.events else None,
     )
+
+
+def events_from(messages: Sequence[pb.Event]) -> EventRows:
+    """Carbohydrates and insulin in rows; raises InvalidInput naming the field of the first that is none."""
+    if len(messages) > READINGS_AT_MOST:
+        raise InvalidInput(
+            f"the request has {len(messages)} events, at most {READINGS_AT_MOST} are allowed: send the last hours",
+            "events",
+        )
+    seconds, values = np.empty(len(messages), np.int64), np.full((len(messages), len(EVENTS)), np.nan)
+    for k, message in enumerate(messages):
+        seconds[k], kind = _checked_event(message, f"events[{k}]")
+        values[k, EVENTS.index(kind)] = getattr(message, kind)
+    return EventRows(seconds.astype("datetime64[s]"), values)
+
+
+def _checked_event(message: pb.Event, field: str) -> tuple[int, str]:
+    """Its time in whole seconds, rounded up so that it is not seen too early, and which of EVENTS it has."""
+    if not message.HasField("time"):
+        raise InvalidInput(f"{field} has no time; send the instant of every event", f"{field}.time")
+    moment = _moment_from(message.time, f"{field}.time")
+    kind = message.WhichOneof("amount")
+    if kind is None:
+        raise InvalidInput(f"{field} has no amount; send carbs_g, bolus_units or basal_units_h", field)
+    try:
+        check_event(kind, getattr(message, kind))
+    except InvalidReadings as error:
+        raise InvalidInput(f"{field}: {error}", f"{field}.{kind}") from error
+    return math.ceil(moment), kind
 
 
 def unit_from(unit: int, field: str = "unit") -> Unit:
@@ -199,6 +231,7 @@ def description_of(served: Served, aliases: Iterable[str]) -> pb.ModelDescriptio
         quantile_levels=spec.quantiles,
         scores=_scores_from(opened.metrics),
         history_minutes=shape.history_length * shape.sampling_minutes,
+        inputs=spec.inputs,
     )
 
 

@@ -171,7 +171,8 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
         began = time.perf_counter()
         served = await self._served(reference_from(request.model_name, request.model_version, "model_name"))
         with served.opened.batcher.statistics.request(began):
-            rows = rows_from(request, served.opened.forecaster.spec.shape)
+            spec = served.opened.forecaster.spec
+            rows = rows_from(request, spec.shape, spec.inputs)
             outputs = await self._forecasts(served, rows, request.parameters, deadline)
         response = response_from(request, served.opened.version, FORECAST, outputs)
         response.parameters["clinical_use"].bool_param = False

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from forecasting.bundle import ModelSpec
+from forecasting.events import columns_of
 from protos.inference import open_inference_pb2 as pb
 from services.inference.open_inference_rows import FORECAST, GLUCOSE, HISTORY, MINUTE, ROWS_AT_MOST
 from services.inference.open_inference_tensors import DATATYPE
@@ -74,7 +75,8 @@ def _inputs(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """The sizes of each input, without that of the batch; Triton's tools know no input that has none."""
     shape = spec.shape
     history = {HISTORY: (shape.history_length,)} if shape.history_length else {}
-    return {GLUCOSE: (shape.context_length,), **history, MINUTE: (1,)}
+    events = dict.fromkeys(columns_of(spec.inputs), (shape.context_length,))
+    return {GLUCOSE: (shape.context_length,), **history, **events, MINUTE: (1,)}
 
 
 def _output(spec: ModelSpec) -> tuple[int, ...]:

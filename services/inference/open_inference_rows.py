@@ -6,6 +6,9 @@ the unit nor the normalisation can be got wrong:
 glucose_mg_dl   FP32 (rows, context_length)  every step of each context, newest last, without gaps
 history_mg_dl   FP32 (rows, history_length)  the steps before each context, NaN where unknown, of models that know
                                              them; left out where none is known
+carbs_g, bolus_units, basal_units_h  FP32 (rows, context_length)  what was eaten (g) and taken (U) within each step of
+                                             the context, and the basal rate at it (U/h), NaN where not recorded, of
+                                             models that know them; left out where none is
 minute_of_day   FP32 (rows, 1) or (rows,)    of the patient's clock at the newest step; NaN or left out where unknown
 forecast_mg_dl  FP32 (rows, prediction_length, 1 + quantiles)  the mean, then the quantiles
 """
@@ -17,6 +20,7 @@ import numpy as np
 from forecasting.cgm import MG_DL_PER_MMOL_L, MMOL_L_MEDIAN_BELOW, censor, check_range
 from forecasting.context import Context, Readings, sensor_mg_dl
 from forecasting.errors import InvalidInput, InvalidReadings
+from forecasting.events import EVENTS, Input, check_events, columns_of
 from forecasting.windows import WindowShape, statistics_of
 from protos.inference import open_inference_pb2 as pb
 from services.inference.open_inference_tensors import Tensor, check_outputs, tensors_from, written
@@ -34,6 +38,7 @@ class Rows:
 
     glucose_mg_dl: (rows, context_length) float32; minute_of_day: (rows,) float32, NaN where unknown
     earlier: (rows, history_length) float32 mg/dL, NaN where unknown
+    events: (rows, context_length, 3) float32 of forecasting.events.EVENTS, NaN where not recorded; None for none
     place: the path of the field that holds the glucose
     """
 
@@ -42,6 +47,7 @@ class Rows:
     earlier: np.ndarray
     minute_of_day: np.ndarray
     place: str
+    events: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.glucose_mg_dl)
@@ -53,13 +59,14 @@ class Rows:
         except InvalidInput as error:
             raise InvalidReadings(f"row {row} of {GLUCOSE}: {error}", self.place) from error
         history = statistics_of(np.concatenate([self.earlier[row], glucose])[None], self.shape)[0]
-        return Context(glucose.astype(np.float32), float(self.minute_of_day[row]), 0, (), 0, censored, history)
+        events = None if self.events is None else self.events[row]
+        return Context(glucose.astype(np.float32), float(self.minute_of_day[row]), 0, (), 0, censored, history, events)
 
 
-def rows_from(request: pb.ModelInferRequest, shape: WindowShape) -> Rows:
+def rows_from(request: pb.ModelInferRequest, shape: WindowShape, inputs: tuple[Input, ...] = ()) -> Rows:
     """Raises InvalidInput, with the field, for whatever the protocol or the model does not allow."""
     check_outputs(request, (FORECAST,))
-    tensors = tensors_from(request, RANKS)
+    tensors = tensors_from(request, RANKS | dict.fromkeys(columns_of(inputs), (2,)))
     if GLUCOSE not in tensors:
         raise InvalidInput(f"there is no input {GLUCOSE}; send the context of each row in mg/dL", "inputs")
     glucose, place = tensors[GLUCOSE].values, tensors[GLUCOSE].place
@@ -70,7 +77,28 @@ def rows_from(request: pb.ModelInferRequest, shape: WindowShape) -> Rows:
             f"{place}.shape",
         )
     earlier = _earlier_from(tensors.get(HISTORY), len(glucose), shape.history_length)
-    return Rows(shape, glucose, earlier, _minutes_from(tensors.get(MINUTE), len(glucose)), place)
+    minutes = _minutes_from(tensors.get(MINUTE), len(glucose))
+    return Rows(shape, glucose, earlier, minutes, place, _events_from(tensors, glucose.shape))
+
+
+def _events_from(tensors: dict[str, Tensor], size: tuple[int, ...]) -> np.ndarray | None:
+    """(rows, context_length, 3) float32, NaN where not recorded; None where no tensor came; raises InvalidInput."""
+    came = {name: tensors[name] for name in EVENTS if name in tensors}
+    if not came:
+        return None
+    events = np.full((*size, len(EVENTS)), np.nan, np.float32)
+    for name, tensor in came.items():
+        if tensor.values.shape != size:
+            raise InvalidInput(
+                f"{name} has shape {written(tensor.values.shape)}; send {written(size)}, NaN where it is not recorded",
+                f"{tensor.place}.shape",
+            )
+        events[..., EVENTS.index(name)] = tensor.values
+        try:
+            check_events(events)
+        except InvalidReadings as error:
+            raise InvalidInput(str(error), tensor.place) from error
+    return events
 
 
 def _earlier_from(tensor: Tensor | None, rows: int, length: int) -> np.ndarray:

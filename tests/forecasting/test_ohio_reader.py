@@ -48,6 +48,33 @@ def test_what_is_read_is_what_was_simulated(ohio_folder, virtual):
     np.testing.assert_array_equal(series.glucose_mg_dl, source[first : last + 1])
 
 
+def test_what_was_eaten_and_taken_is_what_was_simulated(ohio_folder, virtual):
+    [series] = load_cohort("ohiot1dm", ohio_folder, "570").chosen
+    source = next(s for s in virtual.everyone if s.patient_id == "adult_002").events
+    days = slice(0, len(series.glucose_mg_dl))
+    recorded = series.events.columns
+    assert 0.97 < np.nansum(recorded[:, 1]) / np.nansum(source.bolus_units[days]) < 1.03  # the pump rounds
+    assert np.isnan(recorded[:, 0]).mean() < 0.01
+    assert abs(np.nanmean(recorded[:, 2]) - np.nanmean(source.basal_units_h[days])) < 0.05
+
+
+def test_meals_boluses_and_rates_are_read_where_they_were_logged(write_ohio):
+    files = write_ohio(events("2027-01-06 00:00", 12), events("2027-01-10 00:00", 12))
+    streams = (
+        '<meal><event ts="06-01-2027 00:07:00" type="Snack" carbs="25"/></meal>'
+        '<basal><event ts="06-01-2027 00:10:00" value="0.8"/></basal>'
+        '<temp_basal><event ts_begin="06-01-2027 00:30:00" ts_end="06-01-2027 00:40:00" value="0.0"/></temp_basal>'
+        '<bolus><event ts_begin="06-01-2027 00:20:00" ts_end="06-01-2027 00:20:00" type="normal" dose="2.5" '
+        'bwz_carb_input="25"/></bolus>'
+    )
+    files.train.write_text(files.train.read_text().replace("</patient>", f"{streams}</patient>"))
+    taken = read_ohio(files).events.columns
+    assert taken[:12, 0].tolist() == [0, 0, 25, *[0] * 9]
+    assert taken[:12, 1].tolist() == [0, 0, 0, 0, 2.5, *[0] * 7]
+    np.testing.assert_array_equal(taken[:12, 2], np.float32([np.nan] * 2 + [0.8] * 4 + [0] * 2 + [0.8] * 4))
+    assert np.isnan(taken[-12:]).all()  # the test file has none of these
+
+
 @pytest.mark.parametrize("patient", ["570", "584"])
 def test_the_test_part_holds_the_test_file_and_nothing_else_does(ohio_folder, patient):
     files = next(f for f in find_ohio(ohio_folder) if f.patient_id == patient)

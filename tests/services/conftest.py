@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from forecasting.bundle import Bundle, ModelSpec, write_bundle
 from forecasting.context import Reading
+from forecasting.events import Input
 from forecasting.references import Version
 from forecasting.registry import Registry
 from services.client import ForecastClient
@@ -29,12 +30,13 @@ from services.inference.settings import Settings
 LAST = dt.datetime(2025, 3, 1, 12, 0, tzinfo=dt.UTC)
 
 
-def tiny_bundle(folder: Path, model: str, rise: float = 0.0) -> Bundle:
+def tiny_bundle(folder: Path, model: str, rise: float = 0.0, inputs: tuple[Input, ...] = ()) -> Bundle:
     """A network that adds `rise` (units of 50 mg/dL) to the level, with a fixed fan around it.
 
-    The level channel goes through, so that forecasts depend on the readings.
+    The level channel goes through, so that forecasts depend on the readings; so does what is left of carbohydrates
+    where it has inputs: 50 g at the origin are worth 50 mg/dL, whether they are known 10.
     """
-    spec = ModelSpec(model=model, backbone="tiny")
+    spec = ModelSpec(model=model, backbone="tiny", inputs=inputs)
     steps = np.linspace(0.2, 1.0, 12)[:, None]
     fan = np.concatenate([[[0.0]], np.linspace(-1, 1, 9)[None]], axis=1) * steps + rise
     constants = {"last": [-1], "first": [1], "axes": [1], "fan": fan[None].astype(np.float32)}
@@ -42,13 +44,20 @@ def tiny_bundle(folder: Path, model: str, rise: float = 0.0) -> Bundle:
         helper.make_node("Slice", ["x", "last", "end", "axes"], ["now"]),  # (batch, 1, 5)
         helper.make_node("Slice", ["now", "first", "two", "channels"], ["level"]),  # (batch, 1, 1)
         helper.make_node("Mul", ["level", "weight"], ["pull"]),
-        helper.make_node("Add", ["pull", "fan"], ["y"]),  # (batch, 12, 10)
+        helper.make_node("Add", ["pull", "fan"], ["plain" if inputs else "y"]),  # (batch, 12, 10)
     ]
+    if inputs:
+        nodes += [
+            helper.make_node("Slice", ["now", "own", "after", "channels"], ["eaten"]),  # (batch, 1, 2)
+            helper.make_node("MatMul", ["eaten", "worth"], ["more"]),
+            helper.make_node("Add", ["plain", "more"], ["y"]),
+        ]
+        constants |= {"own": [5], "after": [7], "worth": np.float32([[[1.0], [0.2]]])}
     constants |= {"end": [1 << 30], "two": [2], "channels": [2], "weight": np.float32([[[-0.1]]])}
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 36, 5])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 36, len(spec.channels)])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 12, 10])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
@@ -65,9 +74,9 @@ class Shelf:
     registry: Registry
     folder: Path
 
-    def put(self, model: str, rise: float = 0.0) -> Version:
+    def put(self, model: str, rise: float = 0.0, inputs: tuple[Input, ...] = ()) -> Version:
         """Publish a tiny model and make it champion."""
-        bundle = tiny_bundle(self.folder / f"{model}-{rise}", model, rise)
+        bundle = tiny_bundle(self.folder / f"{model}-{rise}", model, rise, inputs)
         version, _ = self.registry.publish(bundle, {})
         self.registry.promote(version, {})
         return version

@@ -31,7 +31,7 @@ class Network:
         self.began = threading.Event()
 
     def predict(
-        self, context: np.ndarray, minute_of_day: np.ndarray, history: np.ndarray, *, batch_size: int
+        self, context: np.ndarray, minute_of_day: np.ndarray, history: object, events: object, *, batch_size: int
     ) -> Forecasts:
         self.batches.append([float(v) for v in context[:, -1]])
         self.began.set()

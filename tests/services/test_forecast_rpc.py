@@ -168,3 +168,74 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(client, readings, make, co
     assert (error.status, words in error.sentence) == (code, True), error.sentence
     assert "\n" not in error.sentence
     assert "Error" not in error.sentence
+
+
+EATER = "virtual-eater"
+
+
+@pytest.fixture(scope="module")
+def eater(shelf) -> str:
+    """The name of a model that knows carbohydrates and insulin."""
+    shelf.put(EATER, inputs=("carbs", "insulin"))
+    return EATER
+
+
+def event(minutes_before: float, **amount: float) -> pb.Event:
+    return pb.Event(time=timestamp(LAST - dt.timedelta(minutes=minutes_before)), **amount)
+
+
+def asked(client, readings, model: str, *events: pb.Event) -> tuple[float, list[str]]:
+    """The mean of the first step, and the warnings about what was eaten and taken."""
+    answer = client.ask(request_of(readings, model=model, events=events, utc_offset_minutes=0))
+    return answer.points[0].mean_mg_dl, [w for w in answer.warnings if "clock" not in w]
+
+
+def test_without_events_a_model_that_knows_them_forecasts_and_says_so(client, readings, eater):
+    last = readings[-1].value
+    mean, warnings = asked(client, readings, eater)
+    np.testing.assert_allclose(mean, last - 0.1 * (last - 140), atol=1e-4)
+    assert warnings == ["this model knows carbohydrates and insulin, of which nothing was sent: it forecast without"]
+
+
+def test_what_was_eaten_reaches_the_forecast_and_none_is_not_unknown(client, readings, eater):
+    unknown, _ = asked(client, readings, eater)
+    none, warnings = asked(client, readings, eater, event(300, carbs_g=0))
+    assert warnings == ["this model knows insulin, of which nothing was sent: it forecast without"]
+    eaten, warnings = asked(client, readings, eater, event(0, carbs_g=50), event(200, basal_units_h=0.8))
+    assert warnings == []
+    np.testing.assert_allclose([none - unknown, eaten - unknown], [10, 60], atol=1e-3)
+
+
+def test_what_came_after_the_last_reading_is_not_used(client, readings, eater):
+    before = asked(client, readings, eater, event(10, bolus_units=2), event(300, carbs_g=0))
+    after = asked(client, readings, eater, event(10, bolus_units=2), event(300, carbs_g=0), event(-1, carbs_g=80))
+    assert after == (before[0], ["1 events came after the last reading and were not used"])
+
+
+def test_a_model_that_knows_no_events_says_so(client, readings):
+    plain, _ = asked(client, readings, "")
+    mean, warnings = asked(client, readings, "", event(5, carbs_g=50))
+    assert mean == plain
+    assert warnings == ["events were sent, but this model does not know carbohydrates or insulin"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence", "field"),
+    [
+        (event(5, carbs_g=-1), "events[0]: carbs_g is -1; 0 to 500 g is allowed", "events[0].carbs_g"),
+        (event(5, bolus_units=101), "events[0]: bolus_units is 101; 0 to 100 U is allowed", "events[0].bolus_units"),
+        (event(5, basal_units_h=float("nan")), "basal_units_h is nan; 0 to 50 U/h is", "events[0].basal_units_h"),
+        (event(5), "events[0] has no amount; send carbs_g, bolus_units or basal_units_h", "events[0]"),
+        (pb.Event(carbs_g=3), "events[0] has no time; send the instant of every event", "events[0].time"),
+    ],
+)
+def test_an_event_that_is_none_is_refused_with_its_field(client, readings, eater, wrong, sentence, field):
+    error = refused(client, request_of(readings, model=eater, events=[wrong]))
+    assert error.status == BAD
+    assert sentence in error.sentence
+    assert error.field == field
+
+
+def test_a_model_tells_what_it_knows(client, eater):
+    assert client.get_model(eater).inputs == ("carbs", "insulin")
+    assert client.get_model("virtual-population").inputs == ()

@@ -1,6 +1,7 @@
 """The Open Inference Protocol over a real connection: the same forecasts as the domain's, by the protocol's rules."""
 
 import contextlib
+import re
 import threading
 import time
 import tomllib
@@ -434,3 +435,39 @@ def test_what_triton_has_and_we_do_not_is_unimplemented(service):
         for method in ("SystemSharedMemoryStatus", "CudaSharedMemoryRegister", "TraceSetting", "LogSettings"):
             call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
             assert refusal(call, b"").code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_events_are_optional_tensors_of_models_that_know_them(stub, shelf):
+    shelf.put("virtual-taker", inputs=("carbs", "insulin"))
+    metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name="virtual-taker"), timeout=5)
+    named = {tensor.name: list(tensor.shape) for tensor in metadata.inputs}
+    assert [named[name] for name in ("carbs_g", "bolus_units", "basal_units_h")] == [[-1, 36]] * 3
+    contexts = contexts_of(2)
+    unknown = forecasts_in(stub.ModelInfer(request_of(contexts, model="virtual-taker"), timeout=5))
+    eaten = np.zeros((2, 36), np.float32)
+    eaten[1, -1] = 50
+    request = with_tensor(request_of(contexts, model="virtual-taker"), "carbs_g", eaten)
+    known = forecasts_in(stub.ModelInfer(request, timeout=5))
+    np.testing.assert_allclose((known - unknown)[:, 0, 0], [10, 60], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "sentence"),
+    [
+        ("virtual-taker-2", np.zeros((1, 35)), r"carbs_g has shape \[1,35\]; send \[1,36\]"),
+        ("virtual-taker-2", np.full((1, 36), -1.0), "carbs_g is -1 in 36 of 36 places; 0 to 500 g is allowed"),
+        (POPULATION, np.zeros((1, 36)), "carbs_g"),
+    ],
+)
+def test_events_that_cannot_be_are_refused(stub, shelf, model, values, sentence):
+    shelf.put("virtual-taker-2", inputs=("carbs",))
+    request = with_tensor(request_of(contexts_of(), model=model), "carbs_g", values)
+    error = refusal(stub.ModelInfer, request)
+    assert error.code() == BAD
+    assert re.search(sentence, error.details())
+
+
+def with_tensor(request: pb.ModelInferRequest, name: str, values: np.ndarray) -> pb.ModelInferRequest:
+    request.inputs.add(name=name, datatype="FP32", shape=values.shape)
+    request.raw_input_contents.append(values.astype("<f4").tobytes())
+    return request

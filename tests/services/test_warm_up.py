@@ -15,11 +15,9 @@ class Odd:
     def __init__(self, sound: Forecaster, spoil) -> None:
         self.spec, self._sound, self._spoil, self.batches = sound.spec, sound, spoil, []
 
-    def predict(
-        self, context: np.ndarray, minute_of_day: np.ndarray, history: np.ndarray | None = None, batch_size: int = 256
-    ) -> Forecasts:
+    def predict(self, context: np.ndarray, minute_of_day: np.ndarray, **more) -> Forecasts:
         self.batches.append(len(context))
-        forecasts = self._sound.predict(context, minute_of_day, batch_size)
+        forecasts = self._sound.predict(context, minute_of_day, **more)
         self._spoil(forecasts)
         return forecasts
 

@@ -56,7 +56,7 @@ def test_boosting_forecasts_each_week_without_having_seen_it(parts, monkeypatch)
         levels = (0.1,) * 9
 
         @staticmethod
-        def fit(learned: Windows, checked: Windows) -> "Spy":
+        def fit(learned: Windows, checked: Windows, inputs: tuple = ()) -> "Spy":
             spy = Spy()
             spy.learned = set(learned.ids.tolist())
             return spy

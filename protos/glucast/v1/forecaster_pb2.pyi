@@ -78,8 +78,20 @@ class Reading(_message.Message):
     out_of_range: OutOfRange
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., value: _Optional[float] = ..., out_of_range: _Optional[_Union[OutOfRange, str]] = ...) -> None: ...
 
+class Event(_message.Message):
+    __slots__ = ("time", "carbs_g", "bolus_units", "basal_units_h")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    CARBS_G_FIELD_NUMBER: _ClassVar[int]
+    BOLUS_UNITS_FIELD_NUMBER: _ClassVar[int]
+    BASAL_UNITS_H_FIELD_NUMBER: _ClassVar[int]
+    time: _timestamp_pb2.Timestamp
+    carbs_g: float
+    bolus_units: float
+    basal_units_h: float
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., carbs_g: _Optional[float] = ..., bolus_units: _Optional[float] = ..., basal_units_h: _Optional[float] = ...) -> None: ...
+
 class ForecastRequest(_message.Message):
-    __slots__ = ("patient_id", "unit", "readings", "utc_offset_minutes", "time_zone", "as_of", "model", "priority")
+    __slots__ = ("patient_id", "unit", "readings", "utc_offset_minutes", "time_zone", "as_of", "model", "priority", "events")
     PATIENT_ID_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     READINGS_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +100,7 @@ class ForecastRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
     patient_id: str
     unit: Unit
     readings: _containers.RepeatedCompositeFieldContainer[Reading]
@@ -96,7 +109,8 @@ class ForecastRequest(_message.Message):
     as_of: _timestamp_pb2.Timestamp
     model: str
     priority: Priority
-    def __init__(self, patient_id: _Optional[str] = ..., unit: _Optional[_Union[Unit, str]] = ..., readings: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., utc_offset_minutes: _Optional[int] = ..., time_zone: _Optional[str] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., model: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    def __init__(self, patient_id: _Optional[str] = ..., unit: _Optional[_Union[Unit, str]] = ..., readings: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., utc_offset_minutes: _Optional[int] = ..., time_zone: _Optional[str] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., model: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
     __slots__ = ("name", "version", "digest", "alias")
@@ -279,7 +293,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class ModelDescription(_message.Message):
-    __slots__ = ("model", "aliases", "backbone", "sampling_minutes", "context_minutes", "horizon_minutes", "longest_gap_steps", "quantile_levels", "scores", "history_minutes")
+    __slots__ = ("model", "aliases", "backbone", "sampling_minutes", "context_minutes", "horizon_minutes", "longest_gap_steps", "quantile_levels", "scores", "history_minutes", "inputs")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     BACKBONE_FIELD_NUMBER: _ClassVar[int]
@@ -290,6 +304,7 @@ class ModelDescription(_message.Message):
     QUANTILE_LEVELS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     HISTORY_MINUTES_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     model: ModelVersion
     aliases: _containers.RepeatedScalarFieldContainer[str]
     backbone: str
@@ -300,7 +315,8 @@ class ModelDescription(_message.Message):
     quantile_levels: _containers.RepeatedScalarFieldContainer[float]
     scores: _containers.RepeatedCompositeFieldContainer[Score]
     history_minutes: int
-    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., backbone: _Optional[str] = ..., sampling_minutes: _Optional[int] = ..., context_minutes: _Optional[int] = ..., horizon_minutes: _Optional[int] = ..., longest_gap_steps: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., history_minutes: _Optional[int] = ...) -> None: ...
+    inputs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., backbone: _Optional[str] = ..., sampling_minutes: _Optional[int] = ..., context_minutes: _Optional[int] = ..., horizon_minutes: _Optional[int] = ..., longest_gap_steps: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., history_minutes: _Optional[int] = ..., inputs: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("minutes_ahead", "rmse_mg_dl", "mae_mg_dl", "coverage_90", "patients")
