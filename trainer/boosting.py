@@ -5,8 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+# torch first: it brings the libgomp.so.1 that LightGBM's wheel expects of the system, and slim images lack
+# isort: off
+import torch  # noqa: F401
 import lightgbm
 import numpy as np
+
+# isort: on
 
 from forecasting.baselines import residual_quantiles, with_quantiles
 from forecasting.bundle import QUANTILES
