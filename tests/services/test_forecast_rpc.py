@@ -13,6 +13,8 @@ from forecasting.context import Reading
 from protos.glucast.v1 import forecaster_pb2 as pb
 from services.client import ModelVersion, ServiceError, in_unit
 from services.client.messages import timestamp
+from services.inference.engine import FOREIGN
+from tests.services.conftest import holds
 
 LAST = dt.datetime(2025, 3, 1, 12, 0, tzinfo=dt.UTC)
 BAD, TOO_LITTLE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
@@ -174,10 +176,18 @@ EATER = "virtual-eater"
 
 
 @pytest.fixture(scope="module")
-def eater(shelf) -> str:
-    """The name of a model that knows carbohydrates and insulin."""
+def eater(shelf, client) -> str:
+    """The name of a model that knows carbohydrates and insulin, once the service has seen it."""
     shelf.put(EATER, inputs=("carbs", "insulin"))
+    assert holds(lambda: not isinstance(outcome(client, EATER), ServiceError), 15)
     return EATER
+
+
+def outcome(client, model: str) -> object:
+    try:
+        return client.get_model(model)
+    except ServiceError as error:
+        return error
 
 
 def event(minutes_before: float, **amount: float) -> pb.Event:
@@ -187,7 +197,7 @@ def event(minutes_before: float, **amount: float) -> pb.Event:
 def asked(client, readings, model: str, *events: pb.Event) -> tuple[float, list[str]]:
     """The mean of the first step, and the warnings about what was eaten and taken."""
     answer = client.ask(request_of(readings, model=model, events=events, utc_offset_minutes=0))
-    return answer.points[0].mean_mg_dl, [w for w in answer.warnings if "clock" not in w]
+    return answer.points[0].mean_mg_dl, [w for w in answer.warnings if "clock" not in w and w != FOREIGN]
 
 
 def test_without_events_a_model_that_knows_them_forecasts_and_says_so(client, readings, eater):
@@ -233,7 +243,7 @@ def test_an_event_that_is_none_is_refused_with_its_field(client, readings, eater
     error = refused(client, request_of(readings, model=eater, events=[wrong]))
     assert error.status == BAD
     assert sentence in error.sentence
-    assert error.field == field
+    assert [violation.field for violation in error.violations] == [field]
 
 
 def test_a_model_tells_what_it_knows(client, eater):

@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
 from forecasting.context import Reading
+from forecasting.events import Input
 from forecasting.forecaster import Forecaster
 from forecasting.references import CHALLENGER, Version
 from forecasting.registry import Registry
@@ -437,8 +438,25 @@ def test_what_triton_has_and_we_do_not_is_unimplemented(service):
             assert refusal(call, b"").code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def put_and_seen(shelf: Shelf, stub: Stub, name: str, inputs: tuple[Input, ...]) -> None:
+    """What was published just now is seen after some seconds."""
+
+    def known() -> bool:
+        with contextlib.suppress(grpc.RpcError):
+            return bool(stub.ModelMetadata(pb.ModelMetadataRequest(name=name), timeout=5).name)
+        return False
+
+    shelf.put(name, inputs=inputs)
+    assert holds(known, 15)
+
+
+@pytest.fixture(scope="module")
+def taker(shelf, stub) -> None:
+    put_and_seen(shelf, stub, "virtual-taker-2", ("carbs",))
+
+
 def test_events_are_optional_tensors_of_models_that_know_them(stub, shelf):
-    shelf.put("virtual-taker", inputs=("carbs", "insulin"))
+    put_and_seen(shelf, stub, "virtual-taker", ("carbs", "insulin"))
     metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name="virtual-taker"), timeout=5)
     named = {tensor.name: list(tensor.shape) for tensor in metadata.inputs}
     assert [named[name] for name in ("carbs_g", "bolus_units", "basal_units_h")] == [[-1, 36]] * 3
@@ -459,8 +477,7 @@ def test_events_are_optional_tensors_of_models_that_know_them(stub, shelf):
         (POPULATION, np.zeros((1, 36)), "carbs_g"),
     ],
 )
-def test_events_that_cannot_be_are_refused(stub, shelf, model, values, sentence):
-    shelf.put("virtual-taker-2", inputs=("carbs",))
+def test_events_that_cannot_be_are_refused(stub, taker, model, values, sentence):
     request = with_tensor(request_of(contexts_of(), model=model), "carbs_g", values)
     error = refusal(stub.ModelInfer, request)
     assert error.code() == BAD
