@@ -9,6 +9,7 @@ import numpy as np
 from forecasting.baselines import PerPatient, Persistence, Ridge
 from forecasting.cgm import GlucoseSeries
 from forecasting.errors import InsufficientData
+from forecasting.events import INPUTS, Input
 from forecasting.forecaster import Forecaster, Forecasts
 from forecasting.gate import Decision, GateName, Rmse, decide, lower
 from forecasting.metrics import HORIZONS, Scores, mean_over_patients, score_patients, skill
@@ -71,7 +72,8 @@ def evaluate(
     """Score models beside the baselines on one part of the chosen patients' timelines.
 
     Ridge learns from train and validation parts: pooled from everyone's, personal from each patient's own. Boosting,
-    where it is asked for, learns from everyone's; it takes a minute where the others take seconds.
+    where it is asked for, learns from everyone's, and of all inputs that one of the models has; it takes a minute
+    where the others take seconds.
     Patients without windows in a part that is needed are left out, and named.
     """
     chosen, left_out = _scorable(cohort, shape, part)
@@ -79,7 +81,8 @@ def evaluate(
     windows = thin(everything, max_windows)
     if not len(windows):
         raise InsufficientData(f"{cohort.dataset} has no windows in its {part} part; {'; '.join(left_out[:2])}")
-    forecasts = _baseline_forecasts(cohort, chosen, windows, shape, boosting)
+    known = _inputs_of(models) if boosting else ()
+    forecasts = _baseline_forecasts(cohort, chosen, windows, shape, boosting, known)
     for arm, model in models.items():
         forecasts[arm] = _predict_watched(model, windows, partial(watch, f"scoring {arm.replace('_', ' ')}"))
     arms = {arm: scores_of(windows, f, shape) for arm, f in forecasts.items()}
@@ -119,8 +122,18 @@ def _scorable(cohort: Cohort, shape: WindowShape, part: Part) -> tuple[list[Gluc
     return chosen, left_out
 
 
+def _inputs_of(models: dict[str, Forecaster]) -> tuple[Input, ...]:
+    """All that one of the models knows beside glucose and time."""
+    return tuple(one for one in INPUTS if any(one in model.spec.inputs for model in models.values()))
+
+
 def _baseline_forecasts(
-    cohort: Cohort, chosen: list[GlucoseSeries], windows: Windows, shape: WindowShape, boosting: bool
+    cohort: Cohort,
+    chosen: list[GlucoseSeries],
+    windows: Windows,
+    shape: WindowShape,
+    boosting: bool,
+    inputs: tuple[Input, ...],
 ) -> dict[str, Forecasts]:
     train, validation = cut_all(cohort.everyone, shape, "train"), cut_all(cohort.everyone, shape, "validation")
     own_train, own_validation = cut_all(chosen, shape, "train"), cut_all(chosen, shape, "validation")
@@ -133,7 +146,7 @@ def _baseline_forecasts(
         RIDGE_PERSONAL: personal.predict_windows(windows),
     }
     if boosting:
-        forecasts[BOOSTING] = Boosting.fit(train, validation).predict_windows(windows)
+        forecasts[BOOSTING] = Boosting.fit(train, validation, inputs=inputs).predict_windows(windows)
     return forecasts
 
 
