@@ -1,5 +1,6 @@
 """What every model is scored beside: persistence and ridge regression, with the face of a Forecaster."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,7 +85,7 @@ class Ridge:
 class PerPatient:
     """One predictor for each patient, chosen by `patient_ids` of the windows at hand."""
 
-    of: dict[str, Predictor]
+    of: Mapping[str, Predictor]
 
     def predict_windows(self, windows: Windows) -> Forecasts:
         """Forecast windows of known patients, each with its own predictor."""

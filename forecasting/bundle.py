@@ -39,6 +39,9 @@ MOST_VALUES = 1 << 18  # of one JSON file: each costs fifty times its three byte
 QUANTILES = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
 
 
+Shift = Annotated[float, Field(ge=-600, le=600)]
+
+
 class ModelSpec(BaseModel):
     """Everything a bundle means; written as model.json, and the only source of shapes and units in serving.
 
@@ -57,6 +60,16 @@ class ModelSpec(BaseModel):
     inputs: tuple[Input, ...] = Field((), max_length=2, description="what it knows beside glucose and time")
     prompt: PromptSpec = PromptSpec()
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(QUANTILES, max_length=99)
+    quantile_shifts: tuple[tuple[Shift, ...], ...] | None = Field(
+        None, description="mg/dL that each step adds to each quantile (forecasting.conformal); none: not calibrated"
+    )
+
+    @model_validator(mode="after")
+    def _shifts_fit(self) -> Self:
+        shifts, expected = self.quantile_shifts, self.shape.prediction_length
+        if shifts is not None and [len(row) for row in shifts] != expected * [len(self.quantiles)]:
+            raise ValueError(f"quantile_shifts must be {expected} rows of {len(self.quantiles)}")
+        return self
 
     @model_validator(mode="after")
     def _sees_its_inputs(self) -> Self:

@@ -1,4 +1,4 @@
-"""Quantiles that hold what they say: moved by what they missed on the calibration part, which neither trained nor chose.
+"""Quantiles that hold what they say: moved by what they missed on the calibration part, on which nothing was chosen.
 
 Conformalised quantile regression (Romano, Patterson & Candès, NeurIPS 2019), for each quantile by itself. What it
 promises holds for people like those of the calibration part, on average over them, and not for each of them.

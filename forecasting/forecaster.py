@@ -11,7 +11,8 @@ import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from forecasting.bundle import Bundle, ModelSpec, read_bundle
-from forecasting.cgm import check_range
+from forecasting.cgm import ACCEPTED_MG_DL, check_range
+from forecasting.conformal import shifted
 from forecasting.encoding import encode
 from forecasting.errors import IntegrityError, InvalidReadings
 from forecasting.events import EVENTS, check_events
@@ -79,6 +80,7 @@ class Forecaster:
         self.spec = spec
         self.network = network
         self._tokenizer = tokenizer
+        self._shifts = None if spec.quantile_shifts is None else np.array(spec.quantile_shifts)
 
     @classmethod
     def open(cls, bundle: Bundle | Path, threads: int = 1, bounds: RunBounds = RunBounds()) -> "Forecaster":
@@ -133,6 +135,8 @@ class Forecaster:
                 None if past is None else past[rows],
                 None if taken is None else taken[rows],
             )
+        if self._shifts is not None:
+            outputs[..., 1:] = np.clip(shifted(outputs[..., 1:], self._shifts), *ACCEPTED_MG_DL)
         return Forecasts(outputs, self.spec.quantiles)
 
     def predict_windows(self, windows: Windows) -> Forecasts:

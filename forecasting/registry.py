@@ -87,6 +87,12 @@ class Registry:
             self.client.set_registered_model_alias(name, CHALLENGER, made.version)
         return self.resolve(f"{name}/{made.version}"), True
 
+    def attach(self, version: Version, file: Path) -> None:
+        """Keep a file with the run that a version comes from, in place of one of its name."""
+        with self.answering():
+            run_id = str(self.client.get_model_version(version.name, version.version).run_id)
+            self.client.log_artifact(run_id, str(file))
+
     def resolve(self, reference: str) -> Version:
         """The version that `name`, `name@alias` or `name/version` means now.
 

@@ -65,7 +65,8 @@ def test_the_models_are_listed(environment):
 
 
 def test_a_published_model_is_scored_beside_the_baselines(environment):
-    report = json.loads(run(command("trainer evaluate"), environment))
+    quickly = [*command("trainer evaluate"), "--no-boosting", "--no-alarms"]
+    report = json.loads(run(quickly, environment))
     assert report["protocol"]["windows"] <= 500
     assert {"persistence", "ridge_pooled", "virtual-population"} <= report["arms"].keys()
 

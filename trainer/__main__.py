@@ -15,7 +15,7 @@ from forecasting.windows import Part
 from trainer.catalogue import BACKBONES, Role, find_backbone, require_pair, require_roles
 from trainer.kept import results_folder
 from trainer.options import DATASET_HELP, GRID, WEIGHTS, DataDir, Given, RegistryUri, Runs, takes_run_options
-from trainer.settings import TEACHER_DEFAULTS, ModelSettings, PipelineSettings, SweepSettings
+from trainer.settings import TEACHER_DEFAULTS, ModelSettings, PipelineSettings, StudySettings, SweepSettings
 from trainer.sweep_record import SweepRecord, pending_sweeps, read_record
 from trainer.tables import (
     MODELS_LEGEND,
@@ -23,12 +23,19 @@ from trainer.tables import (
     models_json,
     models_markdown,
     models_table,
-    patients_table,
     plan_table,
-    scores_table,
     sweep_plan_table,
 )
-from trainer.terminal import console, news, print_leaderboard, print_outcome, print_promotion, print_published, say
+from trainer.terminal import (
+    console,
+    news,
+    print_evaluation,
+    print_leaderboard,
+    print_outcome,
+    print_promotion,
+    print_published,
+    say,
+)
 
 # torch and ray take seconds to import: commands import what trains when they run, so that --help answers at once.
 
@@ -166,6 +173,34 @@ def pipeline(
 
 @app.command()
 @takes_run_options
+def study(
+    given: Given,
+    file: Annotated[Path | None, typer.Argument(help="Study file (TOML), such as trainer/runs/study.toml.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the study; what it writes is called so.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The comparisons for machines.")] = False,
+) -> None:
+    """Does distillation help? Every arm on the same windows, against the arm that had the same data.
+
+    Persistence, ridge, boosting, a plain network, teachers, and students: of the population and personal, alone,
+    fine-tuned and distilled, on all data and on few days. What ended is kept: run it again and it goes on.
+    """
+    settings = given.settings_of(StudySettings, file, {"name": name})
+    for sentence in require_pair(settings.teacher.backbone, settings.student.backbone, settings.allow_unsupported):
+        say(sentence)
+    from trainer.progress import shown_progress
+    from trainer.study import run_study
+    from trainer.study_results import print_study, study_json
+
+    with shown_progress(news) as watch:
+        records = run_study(settings, say, watch)
+    if as_json:
+        typer.echo(json.dumps(study_json(records), indent=1))
+        return
+    print_study(records)
+
+
+@app.command()
+@takes_run_options
 def sweep(
     given: Given,
     file: Annotated[Path | None, typer.Argument(help="Sweep file (TOML), such as trainer/runs/sweep.toml.")] = None,
@@ -268,20 +303,24 @@ def evaluate(
     patients: Annotated[str, typer.Option(help="'all', or ids separated by commas.")] = "all",
     part: Annotated[Part, typer.Option(help="Of everybody's timeline; read the test part once.")] = "test",
     max_windows: Annotated[int | None, typer.Option(min=1, help="Score at most so many, evenly spaced.")] = None,
+    boosting: Annotated[bool, typer.Option(help="Beside LightGBM too: about a minute.")] = True,
+    alarms: Annotated[bool, typer.Option(help="Warnings of lows too: every window of two parts is forecast.")] = True,
+    report: Annotated[Path | None, typer.Option(help="Write a page with pictures (HTML) there.")] = None,
     registry: RegistryUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a model on held-out data, per horizon and patient, beside persistence and ridge."""
-    from forecasting.forecaster import Forecaster
+    """Score a model on held-out data, per horizon and patient, beside persistence, ridge and LightGBM."""
     from forecasting.readers.datasets import load_cohort
-    from trainer.evaluate import evaluate as score
+    from trainer.assessment import MODEL, assess_bundle, write_bundle_page
     from trainer.progress import shown_progress
 
     bundle, named = _open_reference(model, registry)
-    shape = bundle.spec.shape
-    cohort = load_cohort(dataset, data_dir, patients, shape.sampling_minutes)
+    cohort = load_cohort(dataset, data_dir, patients, bundle.spec.shape.sampling_minutes)
     with shown_progress(news) as watch:
-        evaluation = score({bundle.spec.model: Forecaster.open(bundle)}, cohort, shape, part, max_windows, watch)
+        found = assess_bundle(bundle, cohort, part, max_windows, boosting, alarms, say, watch)
+    if report is not None:
+        write_bundle_page(report, found, bundle)
+    evaluation = found.evaluation.renamed(MODEL, bundle.spec.model)
     result = {"model": named, **evaluation.as_json()}
     if as_json:
         typer.echo(json.dumps(result, indent=1))
@@ -289,8 +328,9 @@ def evaluate(
     for sentence in result["left_out"]:
         say(sentence)
     title = f"{bundle.spec.model} on the {part} part of {evaluation.dataset}, {len(evaluation.scored)} windows"
-    console.print(patients_table(result, title))
-    console.print(scores_table(result, title))
+    print_evaluation(result, title)
+    if report is not None:
+        console.print(f"report   {report}", highlight=False, soft_wrap=True)
 
 
 @app.command()

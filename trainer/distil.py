@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file
 
 from forecasting.bundle import Bundle, read_bundle, write_bundle
+from forecasting.conformal import quantile_shifts
 from forecasting.errors import InsufficientData
 from forecasting.forecaster import Forecaster
 from forecasting.metrics import Scores
@@ -29,26 +31,38 @@ from trainer.teacher_forecasts import TeacherForecasts
 
 @dataclass(frozen=True)
 class StudentData:
-    """The windows a student of one target learns from, and is chosen by."""
+    """The windows a student of one target learns from, is chosen by, and is calibrated on."""
 
     train: Windows
     validation: Windows
+    calibration: Windows
 
 
-def student_data(cohort: Cohort, patient: str | None, shape: WindowShape, max_windows: int | None) -> StudentData:
+def student_data(
+    cohort: Cohort, patient: str | None, shape: WindowShape, max_windows: int | None, days: int | None = None
+) -> StudentData:
     """Windows of one patient, or of everybody for None.
+
+    days: train on the last so many of the training part alone
 
     Raises InsufficientData where one of the two parts is empty.
     """
     series = [s for s in cohort.everyone if patient in (None, s.patient_id)]
-    train = thin(cut_all(series, shape, "train"), max_windows)
+    train = thin(latest(cut_all(series, shape, "train"), days), max_windows)
     validation = cut_all(series, shape, "validation")
     if not len(train) or not len(validation):
         raise InsufficientData(
             f"{patient or 'everybody'} of {cohort.dataset} has {len(train)} windows to train on and {len(validation)} "
             "to validate with; both are needed: give a longer history"
         )
-    return StudentData(train, validation)
+    return StudentData(train, validation, cut_all(series, shape, "calibration"))
+
+
+def latest(windows: Windows, days: int | None) -> Windows:
+    """One patient's windows of the last days before the end of these; all for None."""
+    if days is None or not len(windows):
+        return windows
+    return windows[windows.origins > windows.origins[-1] - np.timedelta64(days, "D")]
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,7 @@ class StudentRun:
     patient:        None for the population's
     teacher_weight: 0 for the student alone
     teacher, teacher_digest: name and digest of the teacher whose forecasts it reads
+    start:          bundle of an equal student whose weights it begins with (fine-tuning); None: those of its seed
     """
 
     dataset: str
@@ -68,6 +83,7 @@ class StudentRun:
     teacher_weight: float
     teacher: str
     teacher_digest: str
+    start: Path | None = None
 
     @property
     def backbone(self) -> str:
@@ -78,8 +94,9 @@ class StudentRun:
         parts = (self.student.model_dump(), self.training.model_dump(), self.shape.model_dump())
         teacher = self.teacher_digest if self.teacher_weight else ""
         weights = weights_digest(find_backbone(self.student.backbone), self.student)
-        digests = (data.train.digest, data.validation.digest)
-        return fingerprint("student", weights, *parts, self.teacher_weight, *digests, teacher)
+        digests = (data.train.digest, data.validation.digest, data.calibration.digest)
+        start = read_bundle(self.start).digest if self.start else ""
+        return fingerprint("student", weights, *parts, self.teacher_weight, *digests, teacher, start)
 
     def folder(self, students: Path, data: StudentData) -> Path:
         """Where its bundle is kept."""
@@ -98,6 +115,8 @@ def train_student(
         yield from read_bundle(folder).metrics["validation_loss"]
         return
     built = build_model(model_name(run.dataset, run.patient), run.student, run.shape, run.training.seed)
+    if run.start is not None:
+        built.model.load_trained(load_file(run.start / "weights.safetensors"))
     training = Training(
         built.model,
         build_examples(data.train, built.spec, built.tokenizer, _taught(run, data, forecasts)),
@@ -125,13 +144,30 @@ def _write_student(run: StudentRun, data: StudentData, built: BuiltModel, fitted
         save_weights(built, scratch)
         metrics: dict[str, Any] = {
             "export_difference_mg_dl": difference,
+            "train_loss": list(fitted.train_loss),
             "validation_loss": list(fitted.validation_loss),
         }
         bundle = write_bundle(scratch, built.spec, metrics, _origin(run, data, built, fitted))
+        bundle = _calibrated(bundle, data.calibration)
         scores = _validation_scores(bundle, data.validation)
         if run.student.quantise == "int8":
             metrics["int8"], scores = _quantised(bundle, data.validation, scores)
-        write_bundle(scratch, built.spec, metrics | {"validation": scores}, bundle.origin)
+        write_bundle(scratch, bundle.spec, metrics | {"validation": scores}, bundle.origin)
+
+
+def _calibrated(bundle: Bundle, calibration: Windows) -> Bundle:
+    """The same with quantiles that hold what they say on the calibration part; as it was where that has too few.
+
+    Its origin says which.
+    """
+    try:
+        forecasts = Forecaster.open(bundle).predict_windows(calibration)
+        shifts = quantile_shifts(calibration.target, forecasts.quantiles, forecasts.levels, calibration.patient_ids)
+    except InsufficientData as error:
+        return write_bundle(bundle.folder, bundle.spec, {}, bundle.origin | {"calibration": str(error)})
+    rounded = tuple(tuple(round(float(shift), 3) for shift in row) for row in shifts)
+    spec = bundle.spec.model_copy(update={"quantile_shifts": rounded})
+    return write_bundle(bundle.folder, spec, {}, bundle.origin | {"calibration": calibration.digest})
 
 
 def _validation_scores(bundle: Bundle, validation: Windows) -> dict[str, Scores]:
@@ -165,6 +201,7 @@ def _origin(run: StudentRun, data: StudentData, built: BuiltModel, fitted: Fitte
         "training": run.training.model_dump(mode="json"),
         "teacher_weight": run.teacher_weight,
         "teacher": {"name": run.teacher, "digest": run.teacher_digest} if run.teacher_weight else None,
+        "start": read_bundle(run.start).digest if run.start else None,
         "windows": {"train": data.train.digest, "validation": data.validation.digest},
         "best_epoch": fitted.best_epoch,
     }

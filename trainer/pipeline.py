@@ -3,20 +3,23 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from forecasting.baselines import Predictor
 from forecasting.bundle import POPULATION, Bundle, read_bundle
 from forecasting.forecaster import Forecaster
 from forecasting.readers.datasets import ALL, EACH, Cohort, load_cohort, split_patients
 from forecasting.references import Version, model_name
 from forecasting.registry import Registry
 from forecasting.windows import distinct
+from trainer.assessment import Assessment, alarm_sentences, assess, write_page
 from trainer.backbones import check_backbone_settings
 from trainer.catalogue import find_backbone, require_pair
 from trainer.distil import StudentRun, student_data
-from trainer.evaluate import Evaluation, evaluate
+from trainer.evaluate import BOOSTING, Evaluation, grow_boosting
 from trainer.parallel import JobFailed
 from trainer.progress import Watch
 from trainer.publication import (
     Promotion,
+    page_beside,
     promote_unless_rolled_back,
     publication_sentence,
     publish_bundle,
@@ -32,10 +35,11 @@ TEACHER, STUDENT, STUDENT_ALONE = "teacher", "student_distilled", "student_alone
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one student."""
+    """What became of one student. report: its scores as JSON; page: all that was found, for a person"""
 
     bundle: Bundle
     report: Path
+    page: Path
     evaluation: Evaluation
     version: Version
     is_new: bool
@@ -43,19 +47,23 @@ class Outcome:
 
     @property
     def verdicts(self) -> list[str]:
-        """What the test part says of distillation, plainly, at every horizon; and what became of int8 weights."""
-        distilled, alone = self.evaluation.rmse(STUDENT), self.evaluation.rmse(STUDENT_ALONE)
-        sentences = [
-            f"distilled against the same student alone at {h} min: {distilled[h] - alone[h]:+.2f} mg/dL RMSE "
-            f"({'lower' if distilled[h] < alone[h] else 'no benefit'}; one seed proves nothing)"
-            for h in distilled
-        ]
-        if told := self.bundle.metrics.get("int8"):
-            became = "kept" if told["kept"] else "not kept, the weights stay float32"
-            sentences.append(
-                f"int8 weights: RMSE on validation moved by {told['rmse_moved_mg_dl']:.2f} mg/dL: {became}"
-            )
-        return sentences
+        """What the test part says, plainly."""
+        return verdicts_of(self.evaluation, self.bundle)
+
+
+def verdicts_of(evaluation: Evaluation, bundle: Bundle) -> list[str]:
+    """Of distillation at every horizon, of alarms, and what became of int8 weights."""
+    distilled, alone = evaluation.rmse(STUDENT), evaluation.rmse(STUDENT_ALONE)
+    sentences = [
+        f"distilled against the same student alone at {h} min: {distilled[h] - alone[h]:+.2f} mg/dL RMSE "
+        f"({'lower' if distilled[h] < alone[h] else 'no benefit'}; one seed proves nothing)"
+        for h in distilled
+    ]
+    sentences += alarm_sentences(evaluation, STUDENT)
+    if told := bundle.metrics.get("int8"):
+        became = "kept" if told["kept"] else "not kept, the weights stay float32"
+        sentences.append(f"int8 weights: RMSE on validation moved by {told['rmse_moved_mg_dl']:.2f} mg/dL: {became}")
+    return sentences
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,16 @@ def run_pipeline(settings: PipelineSettings, registry: Registry, say: Say, watch
     """
     registry.names()  # one that does not answer should be known before hours of training
     trained = train_all(settings, say, watch)
-    return [score_and_publish(settings, trained, student, registry, say, watch) for student in trained.students]
+    bar = boosting_of(settings, trained.cohort, say, watch)
+    return [score_and_publish(settings, trained, student, bar, registry, say, watch) for student in trained.students]
+
+
+def boosting_of(settings: PipelineSettings, cohort: Cohort, say: Say, watch: Watch) -> dict[str, Predictor]:
+    """LightGBM to be scored beside every student, by its arm; nothing where it was not asked for."""
+    if not settings.boosting:
+        return {}
+    say(f"LightGBM, to be scored beside: growing on {len(cohort.everyone)} patients")
+    return {BOOSTING: grow_boosting(cohort, settings.shape, settings.student.inputs, watch)}
 
 
 def distil_students(settings: PipelineSettings, say: Say, watch: Watch) -> list[Path]:
@@ -170,21 +187,42 @@ def _name_of(target: str | None, weight: float) -> str:
 
 
 def score_and_publish(
-    settings: PipelineSettings, trained: Trained, student: Students, registry: Registry, say: Say, watch: Watch
+    settings: PipelineSettings,
+    trained: Trained,
+    student: Students,
+    beside: dict[str, Predictor],
+    registry: Registry,
+    say: Say,
+    watch: Watch,
 ) -> Outcome:
-    """Score a student on the test part, publish it, and let the gate decide."""
+    """Score a student on the test part, write its page, publish it, and let the gate decide."""
     cohort = trained.cohort.only(student.patient)
     say(f"evaluation on the test part of {len(cohort.chosen)} patients")
+    found = _assess(settings, trained, student, beside, say, watch)
+    bundle, report = with_test_scores(student.distilled, found.evaluation, STUDENT)
+    bundles = {TEACHER: read_bundle(trained.teacher), STUDENT_ALONE: read_bundle(student.alone), STUDENT: bundle}
+    page = write_page(page_beside(report), found, STUDENT, bundles, verdicts_of(found.evaluation, bundle))
+    version, is_new = publish_bundle(registry, bundle)
+    registry.attach(version, page)
+    say(publication_sentence(version, is_new))
+    say("gate: scoring on the calibration part")
+    promotion = promote_unless_rolled_back(registry, version, cohort, settings.gate)
+    return Outcome(bundle, report, page, found.evaluation, version, is_new, promotion)
+
+
+def _assess(
+    settings: PipelineSettings,
+    trained: Trained,
+    student: Students,
+    beside: dict[str, Predictor],
+    say: Say,
+    watch: Watch,
+) -> Assessment:
     teacher, _ = open_trained(trained.teacher, settings.teacher, settings.teacher_training.seed)
-    arms = {
+    models = beside | {
         TEACHER: teacher.forecaster(),
         STUDENT_ALONE: Forecaster.open(student.alone),
         STUDENT: Forecaster.open(student.distilled),
     }
-    evaluation = evaluate(arms, cohort, settings.shape, "test", settings.max_test_windows, watch)
-    bundle, report = with_test_scores(student.distilled, evaluation, STUDENT)
-    version, is_new = publish_bundle(registry, bundle)
-    say(publication_sentence(version, is_new))
-    say("gate: scoring on the calibration part")
-    promotion = promote_unless_rolled_back(registry, version, cohort, settings.gate)
-    return Outcome(bundle, report, evaluation, version, is_new, promotion)
+    cohort, at_most = trained.cohort.only(student.patient), settings.max_test_windows
+    return assess(models, cohort, settings.shape, "test", at_most, settings.alarms, say, watch, slow=(TEACHER,))

@@ -28,6 +28,10 @@ def unheard(_: Progress) -> None:
 Watch = Callable[[str, Progress], None]  # the job's name comes first
 
 
+def unwatched(_: str, __: Progress) -> None:
+    """A `Watch` that nobody looks at."""
+
+
 @contextmanager
 def shown_progress(console: Console) -> Iterator[Watch]:
     """A `Watch` that draws a bar for each job, or prints a line for every tenth of it without a terminal."""

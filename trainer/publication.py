@@ -59,6 +59,11 @@ def scored_beside(folder: Path) -> tuple[Path, Path]:
     return folder.with_name(folder.name + "-scored"), folder.with_name(folder.name + "-report.json")
 
 
+def page_beside(report: Path) -> Path:
+    """Where the page for people of an evaluation is kept, beside its file for machines."""
+    return report.with_suffix(".html")
+
+
 def publish_bundle(registry: Registry, bundle: Bundle, run_id: str | None = None) -> tuple[Version, bool]:
     """Publish with its origin as tags; (version, is it new).
 

@@ -143,6 +143,10 @@ class PipelineSettings(Settings):
     max_test_windows: int | None = Field(
         default=None, ge=1, description="score at most this many windows of the test part, evenly spaced"
     )
+    boosting: bool = Field(default=True, description="score LightGBM beside the students; about a minute")
+    alarms: bool = Field(
+        default=True, description="score warnings of lows, for which every window of two parts is forecast"
+    )
     gate: GateName = "ridge"
     allow_unsupported: bool = Field(default=False, description="go past the matrix of supported roles, with a warning")
     runs: Path = Field(default=Path("runs"), description="folder for what the run writes")
@@ -194,6 +198,42 @@ class Grid(Settings):
         if self.pairs is not None and self.students is not None:
             raise ValueError("give pairs, or students of the one teacher, not both")
         return self
+
+
+class Comparing(Settings):
+    """What a study compares beside its baselines. All seeds are of one order of data and one schedule."""
+
+    datasets: tuple[str, ...] = Field(
+        default=(), description="data sets, each with models of its own; the one of the run by default"
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (1, 2, 3)
+    fewer_seeds: dict[str, int] = Field(
+        default={}, description="{data set: the first so many of the seeds}, where a set is large"
+    )
+    teacher_seeds: tuple[Annotated[int, Field(ge=0)], ...] = (1, 2)
+    teacher_weights: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(0.3, 0.6, 0.9), description="of which the one with the least validation loss is used"
+    )
+    boosting_teaches: bool = Field(default=True, description="boosting is a member of the ensemble of teachers")
+    personal: bool = Field(default=True, description="arms of one student for each person, too")
+    personal_windows: int = Field(default=8000, ge=1, description="that a personal student trains on, at most")
+    personal_batch: int = Field(default=64, ge=1)
+    fine_tuning_rate: float = Field(default=3e-4, gt=0, description="learning rate of students that begin as another")
+    few_days: int = Field(default=14, ge=1, description="of data that the arms of little data have")
+
+    @field_validator("datasets", "seeds", "teacher_seeds", "teacher_weights")
+    @classmethod
+    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("names a value twice; name each once")
+        return values
+
+
+class StudySettings(PipelineSettings):
+    """A pipeline whose arms are compared instead of published."""
+
+    name: str = Field(default="study", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    study: Comparing = Comparing()
 
 
 class SweepSettings(PipelineSettings):

@@ -1,12 +1,14 @@
 """A sweep: students over patients, pairs, teacher weights, learning rates and seeds; the best of each is published."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 
+from forecasting.baselines import Predictor
 from forecasting.bundle import POPULATION, Bundle, read_bundle
 from forecasting.errors import InsufficientData, InvalidSetting, RegistryUnavailable
 from forecasting.forecaster import Forecaster
@@ -15,15 +17,17 @@ from forecasting.readers.datasets import Cohort
 from forecasting.references import Version
 from forecasting.registry import Registry
 from forecasting.windows import distinct
+from trainer.assessment import alarm_sentences, assess, write_page
 from trainer.catalogue import find_backbone, require_pair, safe_name
 from trainer.distil import StudentData, StudentRun, student_data
 from trainer.evaluate import evaluate
 from trainer.kept import drop_state, fingerprint
 from trainer.leaderboard import write_leaderboard
-from trainer.pipeline import STUDENT, check_models, open_cohort, targets_of
+from trainer.pipeline import STUDENT, boosting_of, check_models, open_cohort, targets_of
 from trainer.progress import Watch
 from trainer.publication import (
     Promotion,
+    page_beside,
     promote_unless_rolled_back,
     publication_sentence,
     publish_bundle,
@@ -317,39 +321,59 @@ def publish_sweep(record: SweepRecord, folder: Path, registry: Registry, say: Sa
     tracking.begin(record.settings)
     runs = {trial.name: tracking.trial(trial) for trial in record.trials}
     cohort = open_cohort(record.settings, lambda sentence: None)
+    beside = cache(lambda: boosting_of(record.settings, cohort, say, watch))  # where somebody has to be scored
     published = []
     for target in record.targets:
         best = record.best(target)
         if best is None:
             say(f"{target}: no trial finished, nothing to publish")
             continue
-        published.append(_publish(record, best, cohort, registry, runs[best.name], say, watch))
+        people = cohort.only(best.patient)
+        bundle, scores = _scored(record, best, people, beside, say, watch)
+        published.append(_publish(record, best, bundle, scores, people, registry, runs[best.name], say))
     tracking.end("FAILED" if record.failed else "FINISHED", folder / BOARD)
     mark_published(folder, {p.trial.target: f"{p.version.name}/{p.version.version}" for p in published})
     return published
 
 
 def _publish(
-    record: SweepRecord, best: TrialRecord, cohort: Cohort, registry: Registry, run_id: str, say: Say, watch: Watch
+    record: SweepRecord,
+    best: TrialRecord,
+    bundle: Bundle,
+    scores: dict[str, dict[str, Scores]],
+    people: Cohort,
+    registry: Registry,
+    run_id: str,
+    say: Say,
 ) -> Published:
-    people = cohort.only(best.patient)
-    bundle, scores = _scored(record, best, people, watch)
+    assert best.folder is not None
     version, is_new = publish_bundle(registry, bundle, run_id)
+    registry.attach(version, page_beside(scored_beside(best.folder)[1]))
     say(publication_sentence(version, is_new))
     promotion = promote_unless_rolled_back(registry, version, people, record.settings.gate)
     return Published(best, bundle, scores, version, is_new, promotion)
 
 
 def _scored(
-    record: SweepRecord, best: TrialRecord, people: Cohort, watch: Watch
+    record: SweepRecord,
+    best: TrialRecord,
+    people: Cohort,
+    beside: Callable[[], dict[str, Predictor]],
+    say: Say,
+    watch: Watch,
 ) -> tuple[Bundle, dict[str, dict[str, Scores]]]:
-    """The chosen student with its scores on the test part, and those of the baselines; the part is read once."""
+    """The chosen student with its scores on the test part, and those of the baselines; the part is read once.
+
+    beside: what else is scored
+    """
     assert best.folder is not None
     scored, report = scored_beside(best.folder)
-    if not (scored.is_dir() and report.is_file()):
+    if not (scored.is_dir() and report.is_file() and page_beside(report).is_file()):
         settings = record.settings
-        arms = {STUDENT: Forecaster.open(best.folder)}
-        evaluation = evaluate(arms, people, settings.shape, "test", settings.max_test_windows, watch)
-        with_test_scores(best.folder, evaluation, STUDENT)
+        models = beside() | {STUDENT: Forecaster.open(best.folder)}
+        at_most = settings.max_test_windows
+        found = assess(models, people, settings.shape, "test", at_most, settings.alarms, say, watch)
+        bundle, _ = with_test_scores(best.folder, found.evaluation, STUDENT)
+        write_page(page_beside(report), found, STUDENT, {STUDENT: bundle}, alarm_sentences(found.evaluation, STUDENT))
     arms_scored = json.loads(report.read_text())["arms"]
     return read_bundle(scored), {arm: scores["mean"] for arm, scores in arms_scored.items()}

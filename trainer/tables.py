@@ -28,6 +28,8 @@ MODEL_HEADINGS = {  # in the README: in a terminal of 80 columns
 LABELS = {  # of the arms of an evaluation; a model's own name is its label
     "ridge_pooled": "ridge, pooled",
     "ridge_personal": "ridge, personal",
+    "boosting": "LightGBM",
+    "level": "last reading",
     "student_alone": "student, alone",
     "student_distilled": "student, distilled",
 }
@@ -39,7 +41,7 @@ MODELS_LEGEND = (
 
 def models_table(sizes: "dict[str, ModelSize]") -> Table:
     """The matrix of supported backbones and what each costs."""
-    table = _numbers("name", "Supported backbones")
+    table = numbers_table("name", "Supported backbones")
     for heading in MODEL_HEADINGS.values():
         table.add_column(heading, justify="right", no_wrap=True)
     for backbone in BACKBONES.values():
@@ -118,7 +120,10 @@ def plan_table(settings: PipelineSettings, data: str) -> Table:
     table.add_row("student alone", _model(student.backbone, student.weights, settings.student_training.epochs))
     table.add_row("student distilled", _model(student.backbone, student.weights, epochs))
     table.add_row("loss", f"{1 - w:g} · truth + {w:g} · teacher")
-    table.add_row("evaluation", "test part, beside persistence and ridge")
+    more = [
+        what for what, is_asked in (("LightGBM", settings.boosting), ("alarms of lows", settings.alarms)) if is_asked
+    ]
+    table.add_row("evaluation", ", ".join(["test part, beside persistence and ridge", *more]))
     table.add_row("publication", f"as challenger; champion through the {settings.gate} gate on the calibration part")
     return table
 
@@ -136,40 +141,11 @@ def _model(backbone: str, weights: str, epochs: int) -> str:
     return f"{backbone}, weights: {weights}, {epochs} epochs"
 
 
-def scores_table(evaluation: dict[str, Any], title: str) -> Table:
-    """Mean over patients of every arm at every horizon, from an evaluation's JSON."""
-    table = _numbers("mean over patients\nminutes ahead", title)
-    horizons = _horizons(evaluation)
-    for name in ("RMSE", "MAE", "skill", "in 90 %"):
-        for horizon in horizons:
-            table.add_column(f"{name}\n{horizon}", justify="right", no_wrap=True)
-    for arm, scores in evaluation["arms"].items():
-        mean = [scores["mean"][h] for h in horizons]
-        cells = [f"{s[name]:.2f}" for name in ("rmse", "mae") for s in mean]
-        cells += [f"{round(100 * s['skill'])} %" for s in mean]
-        cells += [f"{100 * s['coverage_90']:.0f} %" if "coverage_90" in s else "-" for s in mean]
-        table.add_row(LABELS.get(arm, arm), *cells)
-    return table
-
-
-def patients_table(evaluation: dict[str, Any], title: str) -> Table:
-    """RMSE of every patient and arm at every horizon."""
-    arms, horizons = evaluation["arms"], _horizons(evaluation)
-    table = _numbers(f"RMSE at\n{' / '.join(horizons)} min", title)
-    for arm in arms:
-        table.add_column(LABELS.get(arm, arm).replace(", ", "\n"), justify="right", no_wrap=True)
-    for patient in next(iter(arms.values()))["patients"]:
-        table.add_row(patient, *(_rmses(arm["patients"].get(patient, {})) for arm in arms.values()))
-    table.add_section()
-    table.add_row("mean", *(_rmses(arm["mean"]) for arm in arms.values()))
-    return table
-
-
 def sweep_table(record: "SweepRecord", shown: int = 3) -> Table:
     """The best trials of every patient on the validation part, beside its baselines."""
     from trainer.leaderboard import horizons_of, label_of
 
-    table = _numbers("patient", "Validation part: the best trials of each patient")
+    table = numbers_table("patient", "Validation part: the best trials of each patient")
     table.add_column("student", no_wrap=True)
     horizons = horizons_of(record)
     for name in ("seed", "epochs", "loss", *(f"RMSE {h}" for h in horizons)):
@@ -190,7 +166,7 @@ def configurations_table(record: "SweepRecord") -> Table:
     """Every configuration over patients and seeds."""
     from trainer.leaderboard import configurations_of, horizons_of
 
-    table = _numbers("configuration", "Validation part: mean over patients, ± standard deviation over seeds")
+    table = numbers_table("configuration", "Validation part: mean over patients, ± standard deviation over seeds")
     horizons = horizons_of(record)
     for name in ("finished", "loss", *(f"RMSE {h}" for h in horizons)):
         table.add_column(name, justify="right", no_wrap=True)
@@ -207,7 +183,7 @@ def _spread(deviation: float | None) -> str:
 
 def published_table(published: "list[Published]") -> Table:
     """Who was published, with the scores of the test part."""
-    table = _numbers("model", "Published, scored on the test part (RMSE in mg/dL)")
+    table = numbers_table("model", "Published, scored on the test part (RMSE in mg/dL)")
     horizons = list(next(iter(published[0].scores.values())))
     for name in ("version", *(f"{arm}\n{h}" for arm in ("student", "persist.", "ridge") for h in horizons), "gate"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -246,7 +222,7 @@ def _factors(plan: "Plan") -> str:
     return " x ".join(f"{len(values)} {name}" for name, values in varied.items())
 
 
-def _numbers(first: str, title: str) -> Table:
+def numbers_table(first: str, title: str) -> Table:
     """An empty table of figures, narrow enough for a terminal of 80 columns."""
     return Table(
         Column(first, no_wrap=True),
@@ -256,11 +232,3 @@ def _numbers(first: str, title: str) -> Table:
         pad_edge=False,
         padding=0,
     )
-
-
-def _horizons(evaluation: dict[str, Any]) -> list[str]:
-    return list(next(iter(evaluation["arms"].values()))["mean"])
-
-
-def _rmses(scores: dict[str, Any]) -> str:
-    return "/".join(f"{s['rmse']:.1f}" for s in scores.values()) or "-"

@@ -150,7 +150,8 @@ def train_teacher(
     }
     with written_whole(folder) as scratch:
         save_weights(built, scratch)
-        write_bundle(scratch, built.spec, {"validation_loss": list(fitted.validation_loss)}, origin)
+        losses = {"train_loss": list(fitted.train_loss), "validation_loss": list(fitted.validation_loss)}
+        write_bundle(scratch, built.spec, losses, origin)
     drop_state(folder)
     return folder
 

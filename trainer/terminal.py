@@ -2,12 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from trainer.sweep_record import BOARD, SweepRecord
-from trainer.tables import configurations_table, patients_table, published_table, scores_table, sweep_table
+from trainer.tables import configurations_table, published_table, sweep_table
 
 if TYPE_CHECKING:  # torch and ray take seconds to import
     from trainer.pipeline import Outcome
@@ -29,13 +29,32 @@ def print_outcome(outcome: "Outcome") -> None:
     scored, possible = len(outcome.evaluation.scored), outcome.evaluation.of_windows
     share = f"{scored} windows" if scored == possible else f"{scored} of {possible} windows, evenly spaced"
     title = f"{outcome.version.name}: test part of {outcome.evaluation.dataset}, {share}"
-    console.print(patients_table(evaluation, title))
-    console.print(scores_table(evaluation, title))
+    print_evaluation(evaluation, title)
     for sentence in outcome.verdicts:
         console.print(sentence, highlight=False)
     print_promotion(outcome.promotion)
-    console.print(f"bundle   {outcome.bundle.folder}", highlight=False)
-    console.print(f"scores   {outcome.report}", highlight=False)
+    console.print(f"bundle   {outcome.bundle.folder}", highlight=False, soft_wrap=True)
+    console.print(f"scores   {outcome.report}", highlight=False, soft_wrap=True)
+    console.print(f"report   {outcome.page}", highlight=False, soft_wrap=True)
+
+
+def print_evaluation(evaluation: dict[str, Any], title: str) -> None:
+    """Everything that was scored, from an evaluation's JSON."""
+    from trainer.score_tables import (
+        ALARMS_LEGEND,
+        alarms_table,
+        more_scores_table,
+        patients_table,
+        scores_table,
+        unflagged_sentence,
+    )
+
+    for table in (patients_table, scores_table, more_scores_table):
+        console.print(table(evaluation, title))
+    console.print(unflagged_sentence(evaluation), highlight=False)
+    if "alarms" in evaluation:
+        console.print(alarms_table(evaluation, title))
+        console.print(ALARMS_LEGEND, highlight=False)
 
 
 def print_promotion(promotion: "Promotion") -> None:

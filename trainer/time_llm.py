@@ -211,7 +211,7 @@ def _ignores_last_token(backbone: LoadedBackbone, real: bool) -> bool:
     return torch.equal(*seen)
 
 
-def spec_of(name: str, settings: ModelSettings, shape: WindowShape, prompt: PromptSpec) -> ModelSpec:
+def spec_of(name: str, settings: ModelSettings, shape: WindowShape, prompt: PromptSpec = PromptSpec()) -> ModelSpec:
     """What a bundle of this model says about itself."""
     return ModelSpec(
         model=name,

@@ -91,14 +91,11 @@ class Shelf:
 
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory) -> Shelf:
-    """virtual-population, the personal virtual-570 (30 mg/dL higher), and virtual-eater, who knows carbohydrates and
-    insulin; tests add, and never change these.
-    """
+    """virtual-population and the personal virtual-570 (30 mg/dL higher); tests add, and never change these."""
     folder = tmp_path_factory.mktemp("shelf")
     made = Shelf(Registry(f"sqlite:///{folder}/mlflow.db", folder / "trainer-cache", create=True), folder)
     made.put("virtual-population", rise=0.0)
     made.put("virtual-570", rise=0.6)
-    made.put("virtual-eater", inputs=("carbs", "insulin"))
     return made
 
 

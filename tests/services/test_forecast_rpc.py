@@ -13,6 +13,8 @@ from forecasting.context import Reading
 from protos.glucast.v1 import forecaster_pb2 as pb
 from services.client import ModelVersion, ServiceError, in_unit
 from services.client.messages import timestamp
+from services.inference.engine import FOREIGN
+from tests.services.conftest import holds
 
 LAST = dt.datetime(2025, 3, 1, 12, 0, tzinfo=dt.UTC)
 BAD, TOO_LITTLE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
@@ -170,7 +172,22 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(client, readings, make, co
     assert "Error" not in error.sentence
 
 
-POPULATION, EATER = "virtual-population", "virtual-eater"  # the second knows carbohydrates and insulin
+EATER = "virtual-eater"
+
+
+@pytest.fixture(scope="module")
+def eater(shelf, client) -> str:
+    """The name of a model that knows carbohydrates and insulin, once the service has seen it."""
+    shelf.put(EATER, inputs=("carbs", "insulin"))
+    assert holds(lambda: not isinstance(outcome(client, EATER), ServiceError), 15)
+    return EATER
+
+
+def outcome(client, model: str) -> object:
+    try:
+        return client.get_model(model)
+    except ServiceError as error:
+        return error
 
 
 def event(minutes_before: float, **amount: float) -> pb.Event:
@@ -179,35 +196,35 @@ def event(minutes_before: float, **amount: float) -> pb.Event:
 
 def asked(client, readings, model: str, *events: pb.Event) -> tuple[float, list[str]]:
     """The mean of the first step, and the warnings about what was eaten and taken."""
-    answer = client.ask(request_of(readings, patient_id="eater", model=model, events=events, utc_offset_minutes=0))
-    return answer.points[0].mean_mg_dl, [w for w in answer.warnings if "clock" not in w]
+    answer = client.ask(request_of(readings, model=model, events=events, utc_offset_minutes=0))
+    return answer.points[0].mean_mg_dl, [w for w in answer.warnings if "clock" not in w and w != FOREIGN]
 
 
-def test_without_events_a_model_that_knows_them_forecasts_and_says_so(client, readings):
+def test_without_events_a_model_that_knows_them_forecasts_and_says_so(client, readings, eater):
     last = readings[-1].value
-    mean, warnings = asked(client, readings, EATER)
+    mean, warnings = asked(client, readings, eater)
     np.testing.assert_allclose(mean, last - 0.1 * (last - 140), atol=1e-4)
     assert warnings == ["this model knows carbohydrates and insulin, of which nothing was sent: it forecast without"]
 
 
-def test_what_was_eaten_reaches_the_forecast_and_none_is_not_unknown(client, readings):
-    unknown, _ = asked(client, readings, EATER)
-    none, warnings = asked(client, readings, EATER, event(300, carbs_g=0))
+def test_what_was_eaten_reaches_the_forecast_and_none_is_not_unknown(client, readings, eater):
+    unknown, _ = asked(client, readings, eater)
+    none, warnings = asked(client, readings, eater, event(300, carbs_g=0))
     assert warnings == ["this model knows insulin, of which nothing was sent: it forecast without"]
-    eaten, warnings = asked(client, readings, EATER, event(0, carbs_g=50), event(200, basal_units_h=0.8))
+    eaten, warnings = asked(client, readings, eater, event(0, carbs_g=50), event(200, basal_units_h=0.8))
     assert warnings == []
     np.testing.assert_allclose([none - unknown, eaten - unknown], [10, 60], atol=1e-3)
 
 
-def test_what_came_after_the_last_reading_is_not_used(client, readings):
-    before = asked(client, readings, EATER, event(10, bolus_units=2), event(300, carbs_g=0))
-    after = asked(client, readings, EATER, event(10, bolus_units=2), event(300, carbs_g=0), event(-1, carbs_g=80))
+def test_what_came_after_the_last_reading_is_not_used(client, readings, eater):
+    before = asked(client, readings, eater, event(10, bolus_units=2), event(300, carbs_g=0))
+    after = asked(client, readings, eater, event(10, bolus_units=2), event(300, carbs_g=0), event(-1, carbs_g=80))
     assert after == (before[0], ["1 events came after the last reading and were not used"])
 
 
 def test_a_model_that_knows_no_events_says_so(client, readings):
-    plain, _ = asked(client, readings, POPULATION)
-    mean, warnings = asked(client, readings, POPULATION, event(5, carbs_g=50))
+    plain, _ = asked(client, readings, "")
+    mean, warnings = asked(client, readings, "", event(5, carbs_g=50))
     assert mean == plain
     assert warnings == ["events were sent, but this model does not know carbohydrates or insulin"]
 
@@ -222,13 +239,13 @@ def test_a_model_that_knows_no_events_says_so(client, readings):
         (pb.Event(carbs_g=3), "events[0] has no time; send the instant of every event", "events[0].time"),
     ],
 )
-def test_an_event_that_is_none_is_refused_with_its_field(client, readings, wrong, sentence, field):
-    error = refused(client, request_of(readings, model=EATER, events=[wrong]))
+def test_an_event_that_is_none_is_refused_with_its_field(client, readings, eater, wrong, sentence, field):
+    error = refused(client, request_of(readings, model=eater, events=[wrong]))
     assert error.status == BAD
     assert sentence in error.sentence
-    assert [v.field for v in error.violations] == [field]
+    assert [violation.field for violation in error.violations] == [field]
 
 
-def test_a_model_tells_what_it_knows(client):
-    assert client.get_model(EATER).inputs == ("carbs", "insulin")
+def test_a_model_tells_what_it_knows(client, eater):
+    assert client.get_model(eater).inputs == ("carbs", "insulin")
     assert client.get_model("virtual-population").inputs == ()

@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
 from forecasting.context import Reading
+from forecasting.events import Input
 from forecasting.forecaster import Forecaster
 from forecasting.references import CHALLENGER, Version
 from forecasting.registry import Registry
@@ -23,7 +24,6 @@ from protos.inference import open_inference_pb2_grpc
 from services.calls import DETAILS
 from services.inference.open_inference import ADMIN_METHODS
 from tests.services.conftest import Shelf, becomes_ready, health_of, holds, readings_until, samples, scrape, tiny_bundle
-from tests.services.test_forecast_rpc import EATER
 from tests.services.test_forecast_rpc import request_of as domain_request
 
 Stub = open_inference_pb2_grpc.GRPCInferenceServiceStub
@@ -438,15 +438,33 @@ def test_what_triton_has_and_we_do_not_is_unimplemented(service):
             assert refusal(call, b"").code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_events_are_optional_tensors_of_models_that_know_them(stub):
-    metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name=EATER), timeout=5)
+def put_and_seen(shelf: Shelf, stub: Stub, name: str, inputs: tuple[Input, ...]) -> None:
+    """What was published just now is seen after some seconds."""
+
+    def known() -> bool:
+        with contextlib.suppress(grpc.RpcError):
+            return bool(stub.ModelMetadata(pb.ModelMetadataRequest(name=name), timeout=5).name)
+        return False
+
+    shelf.put(name, inputs=inputs)
+    assert holds(known, 15)
+
+
+@pytest.fixture(scope="module")
+def taker(shelf, stub) -> None:
+    put_and_seen(shelf, stub, "virtual-taker-2", ("carbs",))
+
+
+def test_events_are_optional_tensors_of_models_that_know_them(stub, shelf):
+    put_and_seen(shelf, stub, "virtual-taker", ("carbs", "insulin"))
+    metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name="virtual-taker"), timeout=5)
     named = {tensor.name: list(tensor.shape) for tensor in metadata.inputs}
     assert [named[name] for name in ("carbs_g", "bolus_units", "basal_units_h")] == [[-1, 36]] * 3
     contexts = contexts_of(2)
-    unknown = forecasts_in(stub.ModelInfer(request_of(contexts, model=EATER), timeout=5))
+    unknown = forecasts_in(stub.ModelInfer(request_of(contexts, model="virtual-taker"), timeout=5))
     eaten = np.zeros((2, 36), np.float32)
     eaten[1, -1] = 50
-    request = with_tensor(request_of(contexts, model=EATER), "carbs_g", eaten)
+    request = with_tensor(request_of(contexts, model="virtual-taker"), "carbs_g", eaten)
     known = forecasts_in(stub.ModelInfer(request, timeout=5))
     np.testing.assert_allclose((known - unknown)[:, 0, 0], [10, 60], atol=1e-3)
 
@@ -454,12 +472,12 @@ def test_events_are_optional_tensors_of_models_that_know_them(stub):
 @pytest.mark.parametrize(
     ("model", "values", "sentence"),
     [
-        (EATER, np.zeros((1, 35)), r"carbs_g has shape \[1,35\]; send \[1,36\]"),
-        (EATER, np.full((1, 36), -1.0), "carbs_g is -1 in 36 of 36 places; 0 to 500 g is allowed"),
+        ("virtual-taker-2", np.zeros((1, 35)), r"carbs_g has shape \[1,35\]; send \[1,36\]"),
+        ("virtual-taker-2", np.full((1, 36), -1.0), "carbs_g is -1 in 36 of 36 places; 0 to 500 g is allowed"),
         (POPULATION, np.zeros((1, 36)), "carbs_g"),
     ],
 )
-def test_events_that_cannot_be_are_refused(stub, model, values, sentence):
+def test_events_that_cannot_be_are_refused(stub, taker, model, values, sentence):
     request = with_tensor(request_of(contexts_of(), model=model), "carbs_g", values)
     error = refusal(stub.ModelInfer, request)
     assert error.code() == BAD

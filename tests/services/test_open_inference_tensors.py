@@ -1,15 +1,19 @@
 """Tensors: by the protocol's rules or refused with the field, and never another unit or a gap."""
 
+import re
+
 import numpy as np
 import pytest
 
 from forecasting.errors import InvalidInput
 from forecasting.references import Version
+from forecasting.windows import WindowShape
 from protos.inference import open_inference_pb2 as pb
-from services.inference.open_inference_rows import FORECAST, GLUCOSE, MINUTE, rows_from
+from services.inference.open_inference_rows import FORECAST, GLUCOSE, HISTORY, MINUTE, rows_from
 from services.inference.open_inference_tensors import response_from, whole_number
 
-LENGTH = 4
+SHAPE = WindowShape(context_length=4, prediction_length=2)
+A_LONGER = SHAPE.model_copy(update={"history_length": 3})
 VERSION = Version("virtual-population", "7", "d" * 64, {}, (), "")
 CONTEXTS = np.array([[100, 110, 120, 130], [90, 80, 70, 60]], np.float32)
 
@@ -47,14 +51,14 @@ def error_of(request: pb.ModelInferRequest) -> InvalidInput:
 
 
 def read(request: pb.ModelInferRequest) -> None:
-    rows = rows_from(request, LENGTH)
+    rows = rows_from(request, SHAPE)
     for k in range(len(rows)):
         rows.context(k)
 
 
 @pytest.mark.parametrize("request_of", [typed, raw])
 def test_both_ways_give_the_same_rows(request_of):
-    rows = rows_from(request_of(), LENGTH)
+    rows = rows_from(request_of(), SHAPE)
     np.testing.assert_array_equal(rows.glucose_mg_dl, CONTEXTS)
     assert np.isnan(rows.minute_of_day).all()
     np.testing.assert_array_equal(rows.context(1).glucose_mg_dl, CONTEXTS[1])
@@ -62,13 +66,42 @@ def test_both_ways_give_the_same_rows(request_of):
 
 @pytest.mark.parametrize("shape", [[2], [2, 1]])
 def test_the_minute_of_day_may_be_unknown_for_some(shape):
-    rows = rows_from(with_minutes(1439.5, np.nan, shape=shape), LENGTH)
+    rows = rows_from(with_minutes(1439.5, np.nan, shape=shape), SHAPE)
     np.testing.assert_array_equal(rows.minute_of_day, [1439.5, np.nan])
     assert rows.context(0).minute_of_day == 1439.5
 
 
+def with_history(*earlier: list[float]) -> pb.ModelInferRequest:
+    request, values = raw(), np.array(earlier, "<f4")
+    request.inputs.add(name=HISTORY, datatype="FP32", shape=values.shape)
+    request.raw_input_contents.append(values.tobytes())
+    return request
+
+
+def test_what_is_known_before_a_context_is_among_the_statistics_of_its_history():
+    rows = rows_from(with_history([np.nan, 140, 120], [np.nan] * 3), A_LONGER)
+    mean, _, change, known = rows.context(0).history
+    assert (mean, change, known) == (pytest.approx(120), pytest.approx(14), pytest.approx(6 / 7))
+    alone = rows_from(raw(), A_LONGER).context(1).history
+    np.testing.assert_array_equal(rows.context(1).history, alone)
+    assert alone[-1] == pytest.approx(4 / 7)
+
+
+@pytest.mark.parametrize(
+    ("request_", "shape", "said"),
+    [
+        (with_history([100, 100], [100, 100]), A_LONGER, "send [2,3], NaN where it is unknown"),
+        (with_history([100, 100, 100], [100, 100, 700]), A_LONGER, "outside 10 to 600 mg/dL"),
+        (with_history([100, 100, 100], [100, 100, 100]), SHAPE, "this model knows none: leave it out"),
+    ],
+)
+def test_a_history_that_cannot_be_is_refused(request_, shape, said):
+    with pytest.raises(InvalidInput, match=re.escape(said)):
+        rows_from(request_, shape)
+
+
 def test_what_a_sensor_cannot_tell_is_taken_as_its_edge_as_for_readings():
-    context = rows_from(raw(np.array([[100, 39, 401, 600]], np.float32)), LENGTH).context(0)
+    context = rows_from(raw(np.array([[100, 39, 401, 600]], np.float32)), SHAPE).context(0)
     np.testing.assert_array_equal(context.glucose_mg_dl, [100, 40, 400, 400])
     assert context.censored == 3
 

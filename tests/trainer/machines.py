@@ -24,6 +24,8 @@ def small_sweep(table: Path, tmp_path: Path, **changes) -> SweepSettings:
         "student_training.epochs": 20,
         "student_training.patience": 20,
         "max_test_windows": 100,
+        "boosting": False,
+        "alarms": False,
         "sweep.seeds": [1, 2],
         "sweep.distil_weights": [0.0],
         "sweep.early_stopping": "none",

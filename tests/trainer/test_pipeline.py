@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import pytest
 
+from forecasting.bundle import read_bundle
 from forecasting.errors import InvalidSetting, RegistryUnavailable, RoleRefused
 from forecasting.registry import Registry
-from trainer.pipeline import STUDENT, run_pipeline
+from trainer.evaluate import BASELINES, BOOSTING
+from trainer.pipeline import STUDENT, Outcome, run_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,8 +46,22 @@ def test_a_second_run_publishes_nothing_new_and_ends_well(settings, registry):
         "0 windows to compute, 297 kept",
         "0 to train, 2 kept from equal runs",
     ]
-    assert set(first.evaluation.arms) >= {"persistence", "ridge_pooled", "ridge_personal", "teacher", STUDENT}
+    assert set(first.evaluation.arms) >= {*BASELINES, BOOSTING, "teacher", STUDENT}
     assert first.evaluation.arms == second.evaluation.arms
+    assert first.evaluation.alarms == second.evaluation.alarms
+    the_page_says_it_all_and_names_nobody(first, registry)
+
+
+def the_page_says_it_all_and_names_nobody(outcome: Outcome, registry: Registry) -> None:
+    page = outcome.page.read_text()
+    assert outcome.page == outcome.report.with_suffix(".html")
+    assert not re.search(r"<script|(src|href)=[^>]{0,3}(https?:|/|file:)", page)
+    assert not re.search("adult_002|child_008", page)  # a file of whoever: its people have no names
+    for said in (outcome.bundle.digest, "LightGBM", "Training", "Size and speed", *outcome.verdicts):
+        assert said in page or escape(said) in page, said
+    run_id = registry.client.get_model_version(outcome.version.name, outcome.version.version).run_id
+    assert outcome.page.name in [file.path for file in registry.client.list_artifacts(run_id)]
+    assert read_bundle(outcome.bundle.folder).metrics["train_loss"]
 
 
 def test_the_users_command_distils_a_personal_student_of_patient_570(tmp_path):
@@ -66,15 +84,18 @@ def test_the_users_command_distils_a_personal_student_of_patient_570(tmp_path):
     done = run(command, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "ohiot1dm-570 version 1" in done.stdout
+    assert done.stdout.rstrip().endswith("-report.html")
     evaluated = run(
         [sys.executable, "-m", "trainer", "evaluate", "--model", "ohiot1dm-570@challenger", "--dataset", "ohiot1dm"]
-        + ["--data-dir", str(tmp_path), "--patients", "570", "--json"],
+        + ["--data-dir", str(tmp_path), "--patients", "570", "--json", "--report", f"{tmp_path}/page.html"],
         tmp_path,
     )
     assert evaluated.returncode == 0, evaluated.stderr
     report = json.loads(evaluated.stdout)
     assert report["model"]["version"] == "1"
-    assert set(report["arms"]) == {"persistence", "ridge_pooled", "ridge_personal", "ohiot1dm-570"}
+    assert set(report["arms"]) == {*BASELINES, BOOSTING, "ohiot1dm-570"}
+    (page,) = tmp_path.glob("*.html")
+    assert not re.search(r"\b(570|584)\b", re.sub("<img[^>]*>|[0-9a-f]{64}", "", page.read_text()))
     assert set(report["arms"]["ohiot1dm-570"]["mean"]) == {"30", "60"}
     bundle = Registry(f"sqlite:///{tmp_path}/registry/mlflow.db", tmp_path / "other").fetch
     origin = bundle(Registry(f"sqlite:///{tmp_path}/registry/mlflow.db").resolve("ohiot1dm-570/1")).origin

@@ -8,11 +8,19 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from trainer.alarms import EQUALLY_FALSE
 from trainer.kept import code_digest, write_text
 from trainer.report import figures, tables
 from trainer.report.record import RunReport, arm_label
 
 LIBRARIES = ("numpy", "onnxruntime", "torch", "transformers")  # what forecasts depend on
+FLAGS = {  # kinds of doubt, in words
+    "warm_up": "first 12 hours after a pause that suggests a new sensor",
+    "jump": "faster than glucose moves",
+    "compression": "like the low of a sensor that is lain on",
+    "clock": "back and forth, as a folded clock",
+    "any": "any of these",
+}
 IS_LEFT_OUT = " is left out: "  # parts the person from the reason, in sentences of an evaluation
 
 
@@ -36,6 +44,9 @@ def _contents(report: RunReport) -> dict[str, Any]:
         "calibrations": [tables.calibrations(report, horizon, inks) for horizon in report.steps],
         "calibration_pictures": figures.calibration_pictures(report, inks),
         "alarms": tables.alarms(report, inks),
+        "unflagged": tables.unflagged(report, inks),
+        "equal_rate": EQUALLY_FALSE,
+        "flagged": _flagged(report),
         "examples": figures.example_pictures(report),
         "training": figures.training_pictures(report, inks),
         "costs": tables.costs(report, inks),
@@ -87,6 +98,12 @@ def _provenance(report: RunReport) -> dict[str, str]:
         "digest of the code": code_digest(),
         "versions": ", ".join([f"Python {platform.python_version()}", *(f"{n} {version(n)}" for n in LIBRARIES)]),
     } | report.provenance
+
+
+def _flagged(report: RunReport) -> list[str]:
+    """Share of the windows with each kind of doubt."""
+    shares: dict[str, float] = report.evaluation["protocol"].get("flagged", {})
+    return [f"{FLAGS.get(kind, kind)} {tables.number(share, '{:.1%}')}" for kind, share in shares.items()]
 
 
 def _left_out(report: RunReport) -> list[str]:

@@ -3,6 +3,7 @@
 Each is one panel that stays readable 360 points wide; the page puts them side by side where there is room.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -15,6 +16,8 @@ from trainer.report.grids import GRID_LINES, GRID_ZONES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # that it looked for fonts is no news
 
 P = ParamSpec("P")
 Line = tuple["Ink", np.ndarray]

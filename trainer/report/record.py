@@ -11,6 +11,7 @@ from forecasting.forecaster import Forecasts
 from forecasting.metrics import AlarmScores, Scores
 from forecasting.windows import Windows, WindowShape
 from trainer.evaluate import PERSISTENCE
+from trainer.tables import LABELS
 
 BASELINE_KINDS = (PERSISTENCE, "ridge", "boosting")  # an arm whose name begins so is a baseline
 LONGEST_LABEL = 28
@@ -42,6 +43,7 @@ class RunReport:
     evaluation:  `Evaluation.as_json()`
     windows:     the scored windows; forecasts: {arm: aligned with them}
     curves:      {name: losses}; costs: {arm: cost}; alarms: {arm: scores}
+    equal_alarms: {arm: sensitivity of alarms where all raise equally many false ones} a day
     highlighted: the arm that is published
     names:       show patient ids; False for real people, who become "person 1", "person 2", …
     provenance:  {what: value}, printed at the end beside what is found here
@@ -59,6 +61,7 @@ class RunReport:
     highlighted: str
     shape: WindowShape = field(default_factory=WindowShape)
     alarms: dict[str, AlarmScores] | None = None
+    equal_alarms: dict[str, float] = field(default_factory=dict)
     names: bool = False
     provenance: dict[str, str] = field(default_factory=dict)
 
@@ -123,7 +126,7 @@ def is_baseline(arm: str) -> bool:
 
 def arm_label(arm: str) -> str:
     """An arm in words: ridge_pooled → "ridge, pooled"."""
-    return _printable(arm.replace("_", ", "))
+    return _printable(LABELS.get(arm, arm.replace("_", ", ")))
 
 
 def _printable(name: str) -> str:

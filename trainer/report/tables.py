@@ -1,7 +1,7 @@
 """The tables of a report: rows of words and numbers, ready to be printed."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -154,7 +154,7 @@ ALARMS: dict[str, Callable[[AlarmScores], str]] = {
     "precision": lambda a: number(a.precision, "{:.1%}"),
     "F1": lambda a: number(a.f1, "{:.2f}"),
     "false a day": lambda a: number(a.false_per_day, "{:.2f}"),
-    "median lead": lambda a: number(a.median_lead, "{:.0f} min"),
+    "lead": lambda a: number(a.median_lead, "{:.0f} min"),
 }
 COSTS: dict[str, Callable[[Cost], str]] = {
     "parameters": lambda c: number(c.parameters, "{:,}"),
@@ -164,8 +164,29 @@ COSTS: dict[str, Callable[[Cost], str]] = {
 }
 
 
+def unflagged(report: RunReport, inks: dict[str, Ink]) -> Table:
+    """RMSE of every arm on all windows and on those without a doubtful reading, and the difference."""
+    found: dict[str, dict[str, float]] = report.evaluation.get("unflagged", {})
+    arms = [arm for arm in report.arms if found.get(arm)]
+    columns, names = [], []
+    for horizon in report.horizons:
+        everything = [report.mean(arm, horizon).get("rmse") for arm in arms]
+        without = [found[arm].get(horizon) for arm in arms]
+        changes = [None if a is None or b is None else b - a for a, b in zip(everything, without, strict=True)]
+        columns += [_cells(everything, COMPARED[0]), _cells(without, COMPARED[0])]
+        columns.append(_cells(changes, Column("", "", "{:+.2f}", None)))
+        names += [f"all, {horizon} min", "unflagged", "change"]
+    return Table("RMSE without flagged windows", ("arm", *names), _rows(report, arms, inks, columns) if arms else ())
+
+
 def alarms(report: RunReport, inks: dict[str, Ink]) -> Table:
-    return _table("Warnings of lows", report, report.alarms or {}, ALARMS, inks)
+    """What warnings were worth, at the threshold of each arm and at equally many false alarms."""
+    table = _table("Warnings of lows", report, report.alarms or {}, ALARMS, inks)
+    if not report.equal_alarms:
+        return table
+    at_equal = [Cell(number(report.equal_alarms.get(arm), "{:.1%}")) for arm in report.alarms or {}]
+    rows = (replace(row, cells=(*row.cells, cell)) for row, cell in zip(table.rows, at_equal, strict=True))
+    return replace(table, columns=(*table.columns, "at equal"), rows=tuple(rows))
 
 
 def costs(report: RunReport, inks: dict[str, Ink]) -> Table:
