@@ -20,7 +20,7 @@ COLUMNS: dict[Input, tuple[str, ...]] = {"carbs": ("carbs_g",), "insulin": ("bol
 WORDS: dict[Input, str] = {"carbs": "carbohydrates", "insulin": "insulin"}
 ONE = {"carbs_g": 50.0, "bolus_units": 5.0, "basal_units_h": 1.0}  # what counts as one unit in a channel
 RATE_HOLDS_SECONDS = 24 * 3600  # an older basal rate says nothing of now
-# Minutes after which an amount at once counts e^-1: what is left of it is one exponential, which sums see no better
+# Minutes after which a network sees 1/e of an amount; of single amounts it learned less (docs/accuracy.md)
 FADES_MINUTES = {"carbs_g": 60.0, "bolus_units": 90.0}
 
 
