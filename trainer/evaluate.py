@@ -114,7 +114,7 @@ class Arms:
         people, left_out = scorable(cohort, shape, part)
         if not people:
             raise InsufficientData(f"{cohort.dataset} has no windows in its {part} part; {'; '.join(left_out[:2])}")
-        predictors = {**_baselines(cohort, people, shape), **models}
+        predictors = {**baselines_of(cohort, people, shape), **models}
         return cls(cohort.dataset, part, shape, tuple(people), (*cohort.left_out, *left_out), predictors)
 
     def score(self, max_windows: int | None = None, watch: Watch = unwatched) -> Evaluation:
@@ -187,7 +187,8 @@ def scorable(cohort: Cohort, shape: WindowShape, part: Part) -> tuple[list[Gluco
     return chosen, left_out
 
 
-def _baselines(cohort: Cohort, people: list[GlucoseSeries], shape: WindowShape) -> dict[str, Predictor]:
+def baselines_of(cohort: Cohort, people: list[GlucoseSeries], shape: WindowShape) -> dict[str, Predictor]:
+    """Persistence and ridge, pooled from everybody and personal for each of these people."""
     train, validation = cut_all(cohort.everyone, shape, "train"), cut_all(cohort.everyone, shape, "validation")
     own_train, own_validation = cut_all(people, shape, "train"), cut_all(people, shape, "validation")
     personal: dict[str, Predictor] = {

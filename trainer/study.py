@@ -4,9 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from forecasting.baselines import PerPatient, Persistence, Predictor, Ridge
+from forecasting.baselines import PerPatient, Predictor
 from forecasting.bundle import read_bundle
 from forecasting.cgm import GlucoseSeries
 from forecasting.forecaster import Forecaster
@@ -16,7 +14,7 @@ from trainer.boosting import Boosting
 from trainer.catalogue import find_backbone
 from trainer.distil import StudentData, StudentRun, student_data
 from trainer.ensemble import Mixture, averaged, boosting_forecasts
-from trainer.evaluate import BOOSTING, PERSISTENCE, RIDGE_PERSONAL, RIDGE_POOLED, scorable, scores_of
+from trainer.evaluate import BOOSTING, baselines_of, scorable, scores_of
 from trainer.kept import fingerprint
 from trainer.parallel import JobFailed
 from trainer.pipeline import check_models, open_cohort
@@ -133,15 +131,10 @@ class _Arms:
         """Persistence, ridge, boosting on all windows of the training part, and the plain network."""
         shape = self.settings.shape
         train, validation = (cut_all(self.cohort.everyone, shape, part) for part in ("train", "validation"))
-        personal = {
-            p: Ridge.fit(train.of_patient(p), validation.of_patient(p)) for p in (s.patient_id for s in self.people)
-        }
         self.say(f"boosting and the plain network on {len(train)} and {len(self.pool.train)} windows")
         boosting = Boosting.fit(train, validation, inputs=self.settings.student.inputs)
         return {
-            PERSISTENCE: [Persistence.fit(validation)],
-            RIDGE_POOLED: [Ridge.fit(train, validation)],
-            RIDGE_PERSONAL: [PerPatient(personal)],
+            **{arm: [one] for arm, one in baselines_of(self.cohort, self.people, shape).items()},
             BOOSTING: [boosting],
             PLAIN: [self._plain(seed) for seed in self.seeds],
         }
@@ -264,8 +257,3 @@ def _digest(folder: Path) -> str:
 def _with_teacher_seed(settings: StudySettings, seed: int) -> StudySettings:
     training = settings.teacher_training.model_copy(update={"seed": seed})
     return settings.model_copy(update={"teacher_training": training})
-
-
-def mean_rmse(record: SetRecord, arm: str, horizon: str) -> float:
-    """Mean over seeds and people, mg/dL."""
-    return float(np.mean([scores[horizon]["rmse"] for seed in record.arms[arm] for scores in seed.values()]))
