@@ -21,6 +21,7 @@ from forecasting.encoding import Normalisation
 from forecasting.errors import IntegrityError
 from forecasting.events import Input, event_channels
 from forecasting.history import STATISTICS
+from forecasting.population import Population
 from forecasting.prompts import PromptSpec
 from forecasting.windows import WindowShape
 
@@ -63,12 +64,21 @@ class ModelSpec(BaseModel):
     quantile_shifts: tuple[tuple[Shift, ...], ...] | None = Field(
         None, description="mg/dL that each step adds to each quantile (forecasting.conformal); none: not calibrated"
     )
+    learned_from: Population | None = Field(
+        None, description="ranges of the days it learned from; none: it judges nobody, as models of a context alone"
+    )
 
     @model_validator(mode="after")
     def _shifts_fit(self) -> Self:
         shifts, expected = self.quantile_shifts, self.shape.prediction_length
         if shifts is not None and [len(row) for row in shifts] != expected * [len(self.quantiles)]:
             raise ValueError(f"quantile_shifts must be {expected} rows of {len(self.quantiles)}")
+        return self
+
+    @model_validator(mode="after")
+    def _judges_what_it_is_given(self) -> Self:
+        if self.learned_from is not None and not self.shape.history_length:
+            raise ValueError("learned_from tells of days, of which a shape without history_length knows nothing")
         return self
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ def quantile_shifts(
                 "give a longer history"
             )
         missed = target[real, step, None] - quantiles[real, step]
-        shifts[step] = weighted_quantiles(missed, levels, _weights(patient_ids[real]))
+        shifts[step] = weighted_quantiles(missed, levels, equal_weights(patient_ids[real]))
     return shifts
 
 
@@ -52,7 +52,7 @@ def shifted(quantiles: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(quantiles + shifts, axis=-1)
 
 
-def _weights(patient_ids: np.ndarray) -> np.ndarray:
-    """(n,) that sum to 1, with equal sums for all people."""
+def equal_weights(patient_ids: np.ndarray) -> np.ndarray:
+    """(n,) weights that sum to 1, with equal sums for all people."""
     _, person, counts = np.unique(patient_ids, return_inverse=True, return_counts=True)
     return 1.0 / (len(counts) * counts[person])

@@ -23,11 +23,12 @@ from forecasting.cgm import (
 )
 from forecasting.errors import InsufficientData, InvalidInput, InvalidReadings
 from forecasting.events import EventRows, Input, check_events, events_before, unrecorded
+from forecasting.history import ENOUGH_KNOWN
+from forecasting.population import Population
 from forecasting.windows import WindowShape, statistics_of
 
 STALE_AFTER = 15 * 60  # seconds
 AHEAD_AT_MOST = 2 * 60
-ENOUGH_HISTORY = 0.5  # share of what a model looks back on; with less its answer says so
 EVEN = 0.05  # of a step: spacings this even cannot leave their steps on a grid that follows the sensor's clock
 Limit = Literal["low", "high"]  # the sensor's words for a value outside its range
 LIMITS: dict[Limit, int] = {"low": -1, "high": 1}
@@ -76,6 +77,7 @@ class Context:
     origin:        seconds since 1970 UTC, of the last reading; warnings: sentences for whoever reads the forecast
     filled:        missing steps that were filled; censored: readings that were taken as the sensor's edge
     events:        (context_length, 3) of forecasting.events.EVENTS, NaN where not recorded; None where nothing is
+    is_unlike:     is the day before it unlike those that the model learned from?
     """
 
     glucose_mg_dl: np.ndarray
@@ -86,6 +88,7 @@ class Context:
     censored: int
     history: np.ndarray
     events: np.ndarray | None = None
+    is_unlike: bool = False
 
 
 def context_from(
@@ -98,12 +101,14 @@ def context_from(
     now: float | None = None,
     events: EventRows | None = None,
     inputs: tuple[Input, ...] = (),
+    learned_from: Population | None = None,
 ) -> Context:
     """Check readings and lay them on the grid that runs back from the last one.
 
     as_of: the moment of the forecast, in seconds since 1970; without it the last reading's own time, which must then
     not lie ahead of `now` (the clock of this machine by default). utc_offset: the patient's clock; None masks the
-    time of day. events: what was eaten and taken; inputs: of which the model knows, and misses where it is not sent.
+    time of day. events: what was eaten and taken; inputs: of which the model knows, and misses where it is not sent;
+    learned_from: the people whose days it knows, so that one unlike theirs is told.
     Raises InvalidReadings for wrong units, values, order, times or amounts; InsufficientData for too few readings,
     a gap longer than the model fills, or a stale last reading.
     """
@@ -123,13 +128,17 @@ def context_from(
         )
     if filled:
         warnings.append(f"{filled} missing readings of the context were filled on a straight line")
-    if len(history) and history[-1] < ENOUGH_HISTORY:
+    if len(history) and history[-1] < ENOUGH_KNOWN:
         warnings.append(_too_short(history[-1], shape))
+    unlike = None if learned_from is None else learned_from.warning(history)
+    if unlike:
+        warnings.append(unlike)
     taken = _taken(events, origin, shape, inputs, warnings)
     if utc_offset is None:
         warnings.append("no UTC offset or time zone was given: the forecast does not know the time of day")
     minute = np.nan if utc_offset is None else (origin + utc_offset.total_seconds()) % 86_400 / 60
-    return Context(past[-shape.context_length :], minute, origin, tuple(warnings), filled, censored, history, taken)
+    context = past[-shape.context_length :]
+    return Context(context, minute, origin, tuple(warnings), filled, censored, history, taken, bool(unlike))
 
 
 def _taken(

@@ -7,6 +7,7 @@ fast it moves lowered the error at 60 minutes by 1 to 2 % (docs/accuracy.md).
 import numpy as np
 
 STATISTICS = ("history_mean", "history_deviation", "history_change", "history_known")
+ENOUGH_KNOWN = 0.5  # share of the day; with less of it a forecast says so, and nobody is judged by it
 CENTRE_MG_DL = 140.0  # taken off before squares are summed, so that little is lost to rounding
 
 

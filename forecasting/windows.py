@@ -326,10 +326,10 @@ def cut_all(series: Iterable[GlucoseSeries], shape: WindowShape, part: Part) -> 
 
 
 def thin(windows: Windows, at_most: int | None) -> Windows:
-    """Every n-th window, n the smallest that leaves `at_most` or fewer; all of them for None."""
+    """So many windows, as evenly spaced as they can be; all of them for None, and where there are no more."""
     if at_most is None or len(windows) <= at_most:
         return windows
-    return windows[:: -(-len(windows) // at_most)]
+    return windows[np.arange(at_most) * len(windows) // at_most]
 
 
 def distinct(windows: Iterable[Windows]) -> Windows:

@@ -157,6 +157,18 @@ def f1_difference(ours: LowAlarms, theirs: LowAlarms, seed: int = 0) -> tuple[fl
     return ours.everybody.f1 - theirs.everybody.f1, (float(low), float(high))
 
 
+def alarm_sentence(ours: LowAlarms, rival: str, theirs: LowAlarms) -> str:
+    """One arm's alarms against another's, plainly."""
+    difference, (low, high) = f1_difference(ours, theirs)
+    chance = "higher" if low > 0 else "lower" if high < 0 else "no difference that chance could not make"
+    interval = f" (95 % {low:+.2f} to {high:+.2f} over people)" if len(ours.people) > 1 else ""
+    return (
+        f"alarms of lows within {HORIZON} min: F1 {ours.everybody.f1:.2f} against {theirs.everybody.f1:.2f} of "
+        f"{rival}, {difference:+.2f}{interval}: {chance}; at {EQUALLY_FALSE} "
+        f"{100 * ours.sensitivity_at():.0f} % against {100 * theirs.sensitivity_at():.0f} % of lows are foretold"
+    )
+
+
 def _f1_counts(scores: AlarmScores) -> tuple[int, int, int, int]:
     return scores.events, scores.detected, scores.alarms, scores.alarms - scores.false_alarms
 

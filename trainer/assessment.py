@@ -11,7 +11,7 @@ from forecasting.errors import InsufficientData
 from forecasting.forecaster import Forecaster
 from forecasting.readers.datasets import DATASETS, Cohort
 from forecasting.windows import Part, WindowShape
-from trainer.alarms import EQUALLY_FALSE, HORIZON, f1_difference, low_alarms
+from trainer.alarms import alarm_sentence, low_alarms
 from trainer.costs import cost_of
 from trainer.evaluate import BOOSTING, PERSISTENCE, Arms, Evaluation, grow_boosting
 from trainer.progress import Watch, unwatched
@@ -104,15 +104,7 @@ def alarm_sentences(evaluation: Evaluation, arm: str) -> list[str]:
     if arm not in alarms or not defined:
         return []
     best = max(defined, key=lambda name: alarms[name].everybody.f1)
-    ours, theirs = alarms[arm], alarms[best]
-    difference, (low, high) = f1_difference(ours, theirs)
-    chance = "higher" if low > 0 else "lower" if high < 0 else "no difference that chance could not make"
-    interval = f" (95 % {low:+.2f} to {high:+.2f} over people)" if len(ours.people) > 1 else ""
-    return [
-        f"alarms of lows within {HORIZON} min: F1 {ours.everybody.f1:.2f} against {theirs.everybody.f1:.2f} of "
-        f"{LABELS.get(best, best)}, {difference:+.2f}{interval}: {chance}; at {EQUALLY_FALSE} "
-        f"{100 * ours.sensitivity_at():.0f} % against {100 * theirs.sensitivity_at():.0f} % of lows are foretold"
-    ]
+    return [alarm_sentence(alarms[arm], LABELS.get(best, best), alarms[best])]
 
 
 def write_page(

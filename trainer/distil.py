@@ -13,6 +13,7 @@ from forecasting.conformal import quantile_shifts
 from forecasting.errors import InsufficientData
 from forecasting.forecaster import Forecaster
 from forecasting.metrics import Scores
+from forecasting.population import Population
 from forecasting.readers.datasets import Cohort
 from forecasting.references import model_name
 from forecasting.windows import Windows, WindowShape, cut_all, thin
@@ -147,7 +148,8 @@ def _write_student(run: StudentRun, data: StudentData, built: BuiltModel, fitted
             "train_loss": list(fitted.train_loss),
             "validation_loss": list(fitted.validation_loss),
         }
-        bundle = write_bundle(scratch, built.spec, metrics, _origin(run, data, built, fitted))
+        spec = built.spec.model_copy(update={"learned_from": Population.of(data.train)})
+        bundle = write_bundle(scratch, spec, metrics, _origin(run, data, built, fitted))
         bundle = _calibrated(bundle, data.calibration)
         scores = _validation_scores(bundle, data.validation)
         if run.student.quantise == "int8":

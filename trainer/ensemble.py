@@ -1,9 +1,10 @@
-"""Teachers that are several: their forecasts averaged. Boosting among them forecasts only windows it did not see."""
+"""Teachers that are several: a weighted mean of them. Boosting among them forecasts only windows it did not see."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import nnls
 
 from forecasting.baselines import Predictor
 from forecasting.errors import InsufficientData, InvalidSetting
@@ -20,22 +21,55 @@ BLOCK_DAYS = 7  # neighbours in time share their readings, so folds are made of 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several predictors as one: the mean of their forecasts, which is that of their means and of their quantiles."""
+    """Several predictors as one: the weighted mean of their forecasts, mean by mean and quantile by quantile.
+
+    weights: (members,) that sum to 1
+    """
 
     members: tuple[Predictor, ...]
+    weights: np.ndarray
+
+    @classmethod
+    def fit(cls, members: tuple[Predictor, ...], validation: Windows) -> "Mixture":
+        """With the weights that have the least squared error on the validation part."""
+        forecasts = [member.predict_windows(validation).mean for member in members]
+        return cls(members, mixture_weights(forecasts, validation.target))
 
     def predict_windows(self, windows: Windows) -> Forecasts:
         forecasts = [member.predict_windows(windows) for member in self.members]
-        return Forecasts(np.mean([f.outputs for f in forecasts], axis=0), forecasts[0].levels)
+        return Forecasts(_weighted([f.outputs for f in forecasts], self.weights), forecasts[0].levels)
 
 
-def averaged(members: Sequence[TeacherForecasts]) -> TeacherForecasts:
-    """The mean of several teachers' stored forecasts; InvalidSetting where they are of different windows."""
+def mixture_weights(forecasts: Sequence[np.ndarray], target: np.ndarray) -> np.ndarray:
+    """(members,) weights, none negative, that sum to 1, of the mixture with the least squared error.
+
+    forecasts: (n, steps) mg/dL of each member; target: (n, steps) mg/dL, NaN where nothing was read. Non-negative
+    least squares (Lawson & Hanson 1974): of errors that are mixed, one more equation keeps the sum from 0.
+    """
+    real = ~np.isnan(target)
+    errors = np.stack([f[real] - target[real] for f in forecasts], axis=1).astype(np.float64)
+    gram = np.linalg.cholesky(errors.T @ errors / len(errors) + 1e-9 * np.eye(len(forecasts))).T
+    weights, _ = nnls(np.vstack([gram, np.ones(len(forecasts))]), np.append(np.zeros(len(forecasts)), 1.0))
+    return weights / weights.sum()  # type: ignore[no-any-return]
+
+
+def _weighted(values: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    return sum(weight * each for weight, each in zip(weights, values, strict=True))  # type: ignore[return-value]
+
+
+def mean_taught(members: Sequence[TeacherForecasts], weights: np.ndarray) -> TeacherForecasts:
+    """What the mixture teaches: its mean alone, (n, prediction_length, 1).
+
+    Its quantiles are not worth copying: trees have equally wide ones everywhere, and a student that copied them had a
+    worse CRPS than one that learned them from the truth (docs/accuracy.md).
+    Raises InvalidSetting where the members' stored forecasts are of different windows.
+    """
     first = members[0]
     if any((member.window_ids != first.window_ids).any() for member in members[1:]):
         raise InvalidSetting("the teachers' stored forecasts are of different windows; compute them again")
-    values = np.stack([member.values for member in members]).mean(axis=0, dtype=np.float32)
-    return TeacherForecasts(first.window_ids, values, fingerprint(*(member.fingerprint for member in members)))
+    values = _weighted([member.values[..., :1] for member in members], weights).astype(np.float32)
+    key = fingerprint("mean", *(member.fingerprint for member in members), [float(weight) for weight in weights])
+    return TeacherForecasts(first.window_ids, values, key)
 
 
 def boosting_forecasts(train: Windows, validation: Windows, inputs: tuple[Input, ...] = ()) -> TeacherForecasts:

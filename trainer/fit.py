@@ -33,7 +33,7 @@ class Examples:
 
     x: (n, context_length, channels); prompt_ids: (n, prompt length) or None
     target: (n, prediction_length), NaN where there is no truth
-    teacher: (n, prediction_length, 1 + quantiles) or None
+    teacher: (n, prediction_length, 1 + quantiles), or (n, prediction_length, 1) where the mean alone is taught; or None
     """
 
     x: Tensor
@@ -71,7 +71,7 @@ def build_examples(
 ) -> Examples:
     """Encode windows once, with the functions that serving uses.
 
-    teacher_mg_dl: (n, prediction_length, 1 + quantiles), in the order of the windows
+    teacher_mg_dl: (n, prediction_length, 1 + quantiles) or (n, prediction_length, 1), in the order of the windows
     """
     history = windows.history if spec.knows_history else None
     events = _events_of(windows, spec)
@@ -104,26 +104,29 @@ def forecast_loss(
     """(1 − w) · truth + w · teacher, on mean and quantiles.
 
     outputs: (batch, prediction_length, 1 + quantiles). Truth: squared error on the mean and pinball loss on the
-    quantiles, where there is a target. Teacher: squared error on both, at every step.
+    quantiles, where there is a target. Teacher: squared error on what it teaches, at every step; where that is the mean
+    alone, quantiles learn from the truth as if there were no teacher.
     """
-    truth = peers.mean(*_truth_sums(outputs, examples.target, levels))
+    squared, pinball, count = _truth_sums(outputs, examples.target, levels)
     if examples.teacher is None or teacher_weight == 0:
-        return truth
-    squared = ((outputs - examples.teacher) ** 2).sum()
-    imitation = peers.mean(squared, torch.tensor(outputs.numel(), device=outputs.device))
-    return (1 - teacher_weight) * truth + teacher_weight * imitation
+        return peers.mean(squared + pinball, count)
+    taught = examples.teacher
+    own = 0.0 if taught.shape[-1] == 1 else teacher_weight  # of the quantiles
+    truth = peers.mean((1 - teacher_weight) * squared + (1 - own) * pinball, count)
+    imitated = ((outputs[..., : taught.shape[-1]] - taught) ** 2).sum()
+    return truth + teacher_weight * peers.mean(imitated, torch.tensor(taught.numel(), device=outputs.device))
 
 
-def _truth_sums(outputs: Tensor, target: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the losses over real targets, and how many there are."""
+def _truth_sums(outputs: Tensor, target: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over real targets of the mean's squared error and of the quantiles' pinball loss, and how many there are."""
     real = ~torch.isnan(target)
     y = torch.where(real, target, 0.0)
     squared = ((outputs[..., 0] - y) ** 2 * real).sum()
     if not len(levels):
-        return squared, real.sum()
+        return squared, torch.zeros_like(squared), real.sum()
     gap = y[..., None] - outputs[..., 1:]
     pinball = torch.maximum(levels * gap, (levels - 1) * gap).mean(-1)
-    return squared + (pinball * real).sum(), real.sum()
+    return squared, (pinball * real).sum(), real.sum()
 
 
 class Training:
@@ -330,7 +333,7 @@ def validation_loss(
     sums = torch.zeros(2, dtype=torch.float64)  # of losses, of real targets
     for rows in torch.arange(len(examples)).split(windows_at_once(device))[peers.rank :: peers.count]:
         batch = examples.rows(rows, device)
-        total, count = _truth_sums(folded(batch.x, model.trim(batch.prompt_ids)), batch.target, levels)
-        sums += torch.tensor([float(total), float(count)])
+        squared, pinball, count = _truth_sums(folded(batch.x, model.trim(batch.prompt_ids)), batch.target, levels)
+        sums += torch.tensor([float(squared + pinball), float(count)])
     total, count = peers.sum(sums.to(device))
     return float(total / count.clamp(min=1))

@@ -200,6 +200,9 @@ class Grid(Settings):
         return self
 
 
+PersonalData = Literal["all", "few"]
+
+
 class Comparing(Settings):
     """What a study compares beside its baselines. All seeds are of one order of data and one schedule."""
 
@@ -215,11 +218,32 @@ class Comparing(Settings):
         default=(0.3, 0.6, 0.9), description="of which the one with the least validation loss is used"
     )
     boosting_teaches: bool = Field(default=True, description="boosting is a member of the ensemble of teachers")
-    personal: bool = Field(default=True, description="arms of one student for each person, too")
+    personal: tuple[PersonalData, ...] = Field(
+        default=("all", "few"), description="arms of one student for each person: on all data, and on that of few days"
+    )
+    personal_seeds: int = Field(default=1, ge=1, description="of the seeds, the first so many for personal students")
     personal_windows: int = Field(default=8000, ge=1, description="that a personal student trains on, at most")
     personal_batch: int = Field(default=64, ge=1)
+    personal_epochs: int = Field(default=12, ge=1)
     fine_tuning_rate: float = Field(default=3e-4, gt=0, description="learning rate of students that begin as another")
     few_days: int = Field(default=14, ge=1, description="of data that the arms of little data have")
+    folds: int = Field(
+        default=0,
+        description="of all sets' people, each forecast by models of the others; 0 for none",
+    )
+    fold_seeds: int = Field(default=1, ge=1, description="of the seeds, the first so many for students of folds")
+    fold_windows: int | None = Field(default=None, ge=1, description="that students of folds train on, at most")
+    fold_teacher_seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(), description="teachers of each fold beside boosting"
+    )
+
+    @model_validator(mode="after")
+    def _somebody_teaches(self) -> Self:
+        if not self.boosting_teaches and not (self.teacher_seeds and (self.fold_teacher_seeds or not self.folds)):
+            raise ValueError("nobody teaches: give teacher_seeds (and fold_teacher_seeds), or let boosting teach")
+        if self.folds == 1 or self.folds < 0:
+            raise ValueError(f"folds must be 2 or more, or 0 for none (got {self.folds})")
+        return self
 
     @field_validator("datasets", "seeds", "teacher_seeds", "teacher_weights")
     @classmethod

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -10,13 +11,18 @@ from forecasting.metrics import Scores
 from trainer.kept import write_text
 from trainer.settings import StudySettings
 
+PLAIN, TEACHER, TEACHERS = "plain_network", "teacher", "teachers"
+ALONE, DISTILLED, TUNED, TUNED_DISTILLED = "alone", "distilled", "fine_tuned", "fine_tuned_distilled"
+POPULATION, PERSONAL, FEW = "population", "personal", "personal_few_days"
+POPULATION_ALONE, POPULATION_DISTILLED = f"{POPULATION}_{ALONE}", f"{POPULATION}_{DISTILLED}"
 OfSeed = dict[str, dict[str, Scores]]  # {patient: {horizon: scores}}
 
 
 class SetRecord(BaseModel):
-    """One data set.
+    """One data set, or the new people of several, whose names are "set:patient".
 
     arms: {arm: for each seed, or once where there is none, {patient: {horizon: scores}}}, on the test part
+    alarms: {arm: of lows, by the first seed}; alarm_findings: the distilled student's against others', in words
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,6 +33,13 @@ class SetRecord(BaseModel):
     windows: int
     teacher_weight: float
     arms: dict[str, list[OfSeed]]
+    new_people: bool = False
+    alarms: dict[str, dict[str, Any]] = {}
+    alarm_findings: list[str] = []
+
+    def person(self, patient: str) -> str:
+        """Their name among the people of all sets: "set:patient"."""
+        return patient if self.new_people else f"{self.dataset}:{patient}"
 
 
 def write_set(record: SetRecord, path: Path) -> None:
@@ -57,10 +70,11 @@ def rmse_table(records: list[SetRecord]) -> dict[str, dict[int, dict[str, list[f
                 for patient, scores in seed.items():
                     for horizon, found in scores.items():
                         own = table.setdefault(arm, {}).setdefault(int(horizon), {})
-                        own.setdefault(f"{record.dataset}:{patient}", []).append(found["rmse"])
+                        own.setdefault(record.person(patient), []).append(found["rmse"])
     return table
 
 
 def strata_of(records: list[SetRecord]) -> dict[str, str]:
     """{person: data set}"""
-    return {f"{record.dataset}:{patient}": record.dataset for record in records for patient in record.people}
+    people = [record.person(patient) for record in records for patient in record.people]
+    return {person: person.partition(":")[0] for person in people}

@@ -20,7 +20,7 @@ SHARD = 8192  # windows of a file, at most
 class TeacherForecasts:
     """Forecasts aligned to windows by id.
 
-    window_ids: (n,) str; values: (n, prediction_length, 1 + quantiles) float32 mg/dL, mean first
+    window_ids: (n,) str; values: (n, prediction_length, 1 + quantiles) float32 mg/dL, mean first; or the mean alone
     fingerprint: of the teacher, the windows and this format
     """
 

@@ -179,6 +179,7 @@ class _Job(Generic[T]):
             utc_offset=query.utc_offset,
             events=query.events,
             inputs=spec.inputs,
+            learned_from=spec.learned_from,
         )
 
 
@@ -217,5 +218,7 @@ def _observe(telemetry: Telemetry, opened: Opened, context: Context, record: Rec
         telemetry.censored.inc(context.censored)
     if np.isnan(context.minute_of_day):
         telemetry.timeless.inc()
+    if context.is_unlike:
+        telemetry.unlike.inc()
     for claim in record.claims if record else ():
         opened.batcher.telemetry.forecast_mgdl(claim.minutes_ahead).observe(claim.mean)

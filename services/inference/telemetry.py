@@ -103,6 +103,7 @@ class Telemetry:
         self.filled = counter("glucose_input_filled_total", "Missing steps filled on a straight line")
         self.censored = counter("glucose_input_censored_total", "Readings taken as the edge of the sensor's range")
         self.timeless = counter("glucose_input_timeless_total", "Contexts without a time of day")
+        self.unlike = counter("glucose_input_unlike_total", "Contexts after a day unlike those a model learned from")
         # what goes out
         self.forecast_mgdl = histogram(
             "glucose_forecast_mgdl", "Mean forecasts in mg/dL, by minutes ahead", GLUCOSE_MG_DL, HORIZON

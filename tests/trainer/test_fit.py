@@ -76,6 +76,14 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
     assert float(both) == pytest.approx(0.7 * float(truth) + 0.3 * imitation)
 
 
+def test_a_teacher_of_the_mean_alone_leaves_the_quantiles_to_the_truth():
+    outputs, levels = torch.tensor([[[0.5, 0.1, 0.4, 0.9]]]), torch.tensor(LEVELS)
+    of_mean = Examples(torch.zeros(1, 1, 1), None, torch.tensor([[1.0]]), torch.full((1, 1, 1), 0.2))
+    pinball = float(forecast_loss(outputs, of_mean, levels, 0.0)) - 0.25
+    taught = float(forecast_loss(outputs, of_mean, levels, 0.6))
+    assert taught == pytest.approx(0.4 * 0.25 + 0.6 * (0.5 - 0.2) ** 2 + pinball)
+
+
 def test_missing_targets_do_not_count():
     outputs, levels = torch.zeros(1, 2, 4), torch.tensor(LEVELS)
     with_gap = forecast_loss(outputs, batch([1.0, float("nan")], 0.0), levels, 0.0)

@@ -6,7 +6,7 @@ import pytest
 from forecasting.errors import IntegrityError
 from trainer.settings import StudySettings
 from trainer.study_record import SetRecord, read_set, rmse_table, strata_of, write_set
-from trainer.study_results import comparisons_of, means_of, means_table, study_json
+from trainer.study_results import comparisons_by_kind, comparisons_of, means_of, means_table, share_covered, study_json
 
 ALONE, DISTILLED = "population_alone", "population_distilled"
 
@@ -59,6 +59,27 @@ def test_means_are_over_people_and_seeds():
         1.2
     )
     assert means_table(record("one", 3, 2, 1.0)).row_count == 2
+
+
+def test_people_whom_models_know_and_new_ones_are_never_compared_as_one():
+    known = record("one", 7, 1, 1.0)
+    new = known.model_copy(
+        update={
+            "dataset": "new people of one",
+            "new_people": True,
+            "people": [f"one:{p}" for p in known.people],
+            "arms": {a: [{f"one:{p}": v for p, v in s.items()} for s in seeds] for a, seeds in known.arms.items()},
+        }
+    )
+    found = comparisons_by_kind([known, new])
+    assert {kind: {c.people for c in own} for kind, own in found.items()} == {"known people": {7}, "new people": {7}}
+    assert strata_of([new]) == {f"one:p{k}": "one" for k in range(7)}
+    assert len(study_json([known, new])["comparisons"]) == 4
+
+
+def test_the_share_of_people_with_usual_intervals_is_counted():
+    seed = {f"p{k}": {"30": {"coverage_80": share}} for k, share in enumerate((0.69, 0.7, 0.8, 0.9, 0.91))}
+    assert share_covered([seed, seed], "30") == pytest.approx(0.6)
 
 
 def test_a_record_is_found_again_and_a_damaged_one_refused(tmp_path):
