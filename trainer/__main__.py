@@ -311,7 +311,7 @@ def evaluate(
 ) -> None:
     """Score a model on held-out data, per horizon and patient, beside persistence, ridge and LightGBM."""
     from forecasting.readers.datasets import load_cohort
-    from trainer.assessment import MODEL, assess_bundle, write_bundle_page
+    from trainer.assessment import MODEL, assess_bundle, share_unlike, unlike_sentences, write_bundle_page
     from trainer.progress import shown_progress
 
     bundle, named = _open_reference(model, registry)
@@ -321,11 +321,11 @@ def evaluate(
     if report is not None:
         write_bundle_page(report, found, bundle)
     evaluation = found.evaluation.renamed(MODEL, bundle.spec.model)
-    result = {"model": named, **evaluation.as_json()}
+    result = {"model": named, **evaluation.as_json(), "unlike": share_unlike(bundle, evaluation.scored)}
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
-    for sentence in result["left_out"]:
+    for sentence in (*result["left_out"], *unlike_sentences(bundle, evaluation.scored)):
         say(sentence)
     title = f"{bundle.spec.model} on the {part} part of {evaluation.dataset}, {len(evaluation.scored)} windows"
     print_evaluation(result, title)

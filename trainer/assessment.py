@@ -10,7 +10,7 @@ from forecasting.bundle import Bundle
 from forecasting.errors import InsufficientData
 from forecasting.forecaster import Forecaster
 from forecasting.readers.datasets import DATASETS, Cohort
-from forecasting.windows import Part, WindowShape
+from forecasting.windows import Part, Windows, WindowShape
 from trainer.alarms import alarm_sentence, low_alarms
 from trainer.costs import cost_of
 from trainer.evaluate import BOOSTING, PERSISTENCE, Arms, Evaluation, grow_boosting
@@ -79,7 +79,20 @@ def assess_bundle(
 
 def write_bundle_page(path: Path, found: Assessment, bundle: Bundle) -> Path:
     """The page of one model that was assessed by itself."""
-    return write_page(path, found, MODEL, {MODEL: bundle}, alarm_sentences(found.evaluation, MODEL))
+    findings = [*alarm_sentences(found.evaluation, MODEL), *unlike_sentences(bundle, found.evaluation.scored)]
+    return write_page(path, found, MODEL, {MODEL: bundle}, findings)
+
+
+def share_unlike(bundle: Bundle, windows: Windows) -> float | None:
+    """Share of the windows after a day unlike those that the model learned from; None for a model that judges none."""
+    learned_from = bundle.spec.learned_from
+    return None if learned_from is None else float(learned_from.outside(windows.history).mean())
+
+
+def unlike_sentences(bundle: Bundle, windows: Windows) -> list[str]:
+    """How many of these forecasts a caller would be warned of, where there are any."""
+    share = share_unlike(bundle, windows)
+    return [f"{share:.1%} of these days are unlike those that the model learned from"] if share else []
 
 
 def _with_alarms(arms: Arms, evaluation: Evaluation, slow: Collection[str], say: Say, watch: Watch) -> Evaluation:

@@ -136,7 +136,8 @@ def _taught(run: StudentRun, data: StudentData, forecasts: TeacherForecasts | No
     if not run.teacher_weight:
         return None
     assert forecasts is not None, "a taught student needs its teacher's forecasts"
-    return forecasts.of(data.train)
+    taught = forecasts.of(data.train)
+    return taught if run.training.teach_quantiles else taught[..., :1]
 
 
 def _write_student(run: StudentRun, data: StudentData, built: BuiltModel, fitted: Fitted, folder: Path) -> None:

@@ -121,6 +121,9 @@ class TrainingSettings(Settings):
         default=False,
         description="torch.compile: a minute at the start, then steps that are a few percent faster on a CPU",
     )
+    teach_quantiles: bool = Field(
+        default=False, description="a student copies its teacher's quantiles too, not its mean alone"
+    )
     seed: int = Field(default=1, ge=0)
 
 

@@ -8,15 +8,17 @@ import pytest
 from rich.console import Console
 
 from forecasting.baselines import Ridge
+from forecasting.bundle import Bundle
 from forecasting.errors import InsufficientData
 from forecasting.forecaster import Forecaster
 from forecasting.metrics import rmse
+from forecasting.population import Population
 from forecasting.windows import WindowShape, cut_all, part_bounds
 from trainer import assessment
-from trainer.assessment import assess
+from trainer.assessment import assess, share_unlike, unlike_sentences
 from trainer.evaluate import compare_at_gate, evaluate, grow_boosting, scored_steps
 from trainer.score_tables import alarms_table, more_scores_table, patients_table, scores_table, unflagged_sentence
-from trainer.settings import ModelSettings
+from trainer.settings import A_DAY, ModelSettings
 from trainer.teacher import build_model
 
 SHAPE = WindowShape()
@@ -178,3 +180,17 @@ def test_tables_fit_a_terminal_of_80_columns(assessed):
         assert "LightGBM" in captured.get()
         assert "…" not in captured.get()
     assert "LightGBM" in unflagged_sentence(told)
+
+
+def test_days_unlike_the_learned_ones_are_counted_and_told(cohort, tmp_path):
+    windows = cut_all(cohort.everyone, A_DAY, "test")
+    spec = build_model("small-population", ModelSettings(**LIGHT), A_DAY, 1).spec
+    judging = spec.model_copy(update={"learned_from": Population.of(windows)})
+    bundles = [Bundle(tmp_path, "digest", one, {}, {}) for one in (spec, judging)]
+    assert share_unlike(bundles[0], windows) is None
+    assert unlike_sentences(bundles[0], windows) == []
+    share = share_unlike(bundles[1], windows)
+    assert 0.005 < share < 0.03
+    assert unlike_sentences(bundles[1], windows) == [
+        f"{share:.1%} of these days are unlike those that the model learned from"
+    ]
