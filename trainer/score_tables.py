@@ -22,6 +22,7 @@ MORE_SCORES: dict[str, Show] = {
     "bias\nmg/dL": _shown("bias", "{:+.1f}"),
     "Clarke\nA %": _shown("clarke_a", "{:.0f}"),
     "DTS\nA %": _shown("dts_a", "{:.0f}"),
+    "gain\nmin": _shown("temporal_gain", "{:.0f}"),
     "in\n80 %": _shown("coverage_80", "{:.0f}", 100),
     "CRPS\nmg/dL": _shown("crps", "{:.1f}"),
 }

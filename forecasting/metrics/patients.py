@@ -4,7 +4,7 @@ import numpy as np
 
 from forecasting.forecaster import Forecasts
 from forecasting.metrics.error_grids import clarke_zones, dts_zones, parkes_zones, zone_shares
-from forecasting.metrics.point import bias, grmse, mae, mard, rmse
+from forecasting.metrics.point import bias, grmse, mae, mard, rmse, temporal_gain
 from forecasting.metrics.probabilistic import calibration_error, crps, interval_coverages, interval_widths, pinball
 from forecasting.windows import Windows
 
@@ -61,21 +61,35 @@ def score_patients(windows: Windows, forecasts: Forecasts, steps: dict[int, int]
         rows = windows.patient_ids == patient
         own = Forecasts(forecasts.outputs[rows], forecasts.levels)
         target = windows.target[rows]
+        origins = windows.origins[rows]
         table[patient] = {
             str(horizon): score_step(target, own, step)
+            | _gain(origins, target[:, step], own.mean[:, step], horizon, step)
             for horizon, step in steps.items()
             if not np.isnan(target[:, step]).all()
         }
     return table
 
 
+def _gain(origins: np.ndarray, y: np.ndarray, f: np.ndarray, horizon: int, step: int) -> Scores:
+    """Temporal gain along windows that follow each other, of those that are not thinned; nothing where none do.
+
+    origins: (n,) datetime64 in order; y, f: (n,) mg/dL at a step that lies `horizon` minutes ahead
+    """
+    sampling = horizon // (step + 1)
+    segments = np.cumsum(np.diff(origins, prepend=origins[:1]) > np.timedelta64(sampling, "m"))
+    gain = temporal_gain(y.astype(np.float64), f, horizon, sampling, segments)
+    return {"temporal_gain": gain} if np.isfinite(gain) else {}
+
+
 def mean_over_patients(table: dict[str, dict[str, Scores]]) -> dict[str, Scores]:
-    """{horizon: scores}, each score the mean over patients; `scored` is their sum."""
+    """{horizon: scores}, each score the mean over the patients who have it; `scored` is their sum."""
     horizons = dict.fromkeys(h for scores in table.values() for h in scores)
     means: dict[str, Scores] = {}
     for horizon in horizons:
         rows = [scores[horizon] for scores in table.values() if horizon in scores]
-        means[horizon] = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        names = dict.fromkeys(name for row in rows for name in row)
+        means[horizon] = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
         means[horizon]["scored"] = int(sum(row["scored"] for row in rows))
         means[horizon]["patients"] = len(rows)
     return means

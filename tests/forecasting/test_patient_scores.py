@@ -59,3 +59,32 @@ def test_zones_are_percentages_of_the_real_targets():
 
 def test_scores_are_plain_numbers_that_json_can_hold(scored):
     assert {type(value) for value in scored["a"]["30"].values()} <= {float, int}
+
+
+def followed(late_steps: int, kept: slice = slice(None)) -> dict:
+    """Scores of one person whose forecasts are the truth of some steps before, on windows that follow each other."""
+    trace = 150 + 40 * np.sin(np.arange(400) / 9) + 10 * np.sin(np.arange(400) / 4)
+    target = np.lib.stride_tricks.sliding_window_view(trace[36:], 12)[:300]
+    readings = np.concatenate([trace]).astype(np.float32)
+    timeline = Timeline(readings, readings, np.empty((len(readings), 0)), context_length=36, prediction_length=12)
+    starts = np.arange(300)
+    origins = np.datetime64("2025-03-01T00:00:00") + starts * np.timedelta64(5, "m")
+    windows = Windows(np.full(300, "a"), origins, np.zeros(300), starts, timeline)[kept]
+    late = np.stack([trace[36 + k - late_steps : 48 + k - late_steps] for k in starts])[kept]
+    assert np.allclose(windows.target, target[kept], atol=1e-4)
+    return metrics.score_patients(windows, Forecasts(late[..., None], ()), {30: 5, 60: 11})["a"]
+
+
+@pytest.mark.parametrize("late", [0, 2, 5])
+def test_forecasts_lead_by_the_horizon_less_what_they_come_late(late):
+    scores = followed(late)
+    assert (scores["30"]["temporal_gain"], scores["60"]["temporal_gain"]) == (30 - 5 * late, 60 - 5 * late)
+
+
+def test_windows_that_do_not_follow_each_other_have_no_temporal_gain():
+    assert "temporal_gain" not in followed(2, slice(None, None, 3))["30"]
+
+
+def test_a_mean_is_over_those_who_have_the_score(scored):
+    scored["b"]["30"]["temporal_gain"] = 12.0
+    assert metrics.mean_over_patients(scored)["30"]["temporal_gain"] == 12.0

@@ -56,6 +56,7 @@ COMPARED = (
     Column("MARD", "mard", "{:.2f} %"),
     Column("bias", "bias", "{:+.2f}"),
     Column("skill", "skill", "{:.3f}", lambda skill: -skill),
+    Column("temporal gain", "temporal_gain", "{:.0f} min", lambda minutes: -minutes),
     Column("90 % coverage", "coverage_90", "{:.1%}", lambda share: abs(share - 0.9)),
     Column("90 % width", "width_90", "{:.0f}", None),
 )
