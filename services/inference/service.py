@@ -59,9 +59,8 @@ async def running(settings: Settings, is_worker: bool = False) -> AsyncIterator[
     telemetry, tracer = Telemetry(), open_tracer(settings.traces)
     accuracy = LiveAccuracy(telemetry, settings.alarm_low)
     log_loop_errors(asyncio.get_running_loop())
-    server = GrpcServer(
-        settings.reflection, is_worker, _access(settings, telemetry), _certificates(settings, telemetry)
-    )
+    access, certificates = _access(settings, telemetry), _certificates(settings, telemetry)
+    server = GrpcServer(settings.reflection, is_worker, access, certificates, settings.health_port)
     with ThreadPoolExecutor(settings.threads, "forecast", _give_way) as executor:
         models = _models(settings, executor, telemetry)
         routing = Routing(settings.namespace, settings.canary_share, settings.shadow_share)

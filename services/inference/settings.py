@@ -21,13 +21,17 @@ T = TypeVar("T")
 class Settings(BaseSettings):
     """Settings of one inference process."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    # an empty variable is none: compose files pass on what may not be set
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every network")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one")
     metrics_port: int = Field(9464, ge=0, le=65535, description="port of Prometheus' /metrics; 0 takes a free one")
     metrics_host: str | None = Field(
         None, description="address of /metrics, which has neither TLS nor tokens; else that of --host"
+    )
+    health_port: int | None = Field(
+        None, ge=1, le=65535, description="port of health alone, without TLS, for probes that have no certificates"
     )
     workers: int = Field(1, ge=1, le=64, description="processes that share the port, each with its own models")
     namespace: str = Field(

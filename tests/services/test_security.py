@@ -3,6 +3,7 @@
 import datetime as dt
 import os
 import queue
+import socket
 import subprocess
 import sys
 import time
@@ -190,10 +191,10 @@ def test_what_a_certificate_is_for_and_until_when_is_read(authority):
     assert abs(found.expires - (dt.datetime.now(dt.UTC) + DAY).timestamp()) < 5
 
 
-def asked(address: str, *options: str, **environment: str) -> tuple[int, str]:
+def asked(address: str | None, *options: str, **environment: str) -> tuple[int, str]:
     """The health command as a container runs it."""
     done = subprocess.run(
-        [sys.executable, "-m", "services.health", "--address", address, *options],
+        [sys.executable, "-m", "services.health", *(["--address", address] if address else []), *options],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -227,6 +228,50 @@ def test_the_health_command_believes_no_other_certificate(run, authority, strang
             ("--ca", str(authority.file)),
         ):
             assert asked(where.address, *options) == (1, "UNAVAILABLE")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_of_its_own_answers_health_without_tls_and_nothing_else(shelf, authority, own, tmp_path, workers):
+    """For probes without certificates; also while files that were replaced cannot be used."""
+    port = free_port()
+    options = ["--port", "0", "--metrics-port", "0", "--health-port", str(port), "--workers", str(workers)]
+    options += ["--tls-certificate", str(own.certificate), "--tls-key", str(own.key), "--tls-client-ca"]
+    options += [str(authority.file), "--registry", shelf.registry.uri, "--cache", str(tmp_path / "cache")]
+    command = [sys.executable, "-m", "services.inference", "--reflection", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        process.stdout.readline()
+        address = f"127.0.0.1:{port}"
+        assert holds(lambda: asked(address, "--service", "ready") == (0, "SERVING"), 20)
+        own.certificate.write_bytes(b"")
+        environment = {"GLUCAST_TLS_CERTIFICATE": str(own.certificate), "GLUCAST_TLS_KEY": str(own.key)}
+        assert asked(None, GLUCAST_HEALTH_PORT=str(port), **environment) == (0, "SERVING")
+        with grpc.insecure_channel(address) as channel:
+            assert code_of(channel) == "UNIMPLEMENTED"
+            assert Rpc("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo", True, True).code(channel) == (
+                "UNIMPLEMENTED",
+                "Method not found!",
+            )
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_a_port_of_health_that_is_taken_stops_the_start_in_a_sentence(shelf):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        command = [sys.executable, "-m", "services.inference", "--port", "0", "--metrics-port", "0"]
+        done = subprocess.run([*command, "--health-port", str(port)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"error: cannot listen on 127.0.0.1:{port}; is the port taken? Choose another" in done.stderr
 
 
 # ---- tokens
