@@ -8,6 +8,7 @@ admin     bm90LWEtcmVhbC10b2tlbi1laXRoZXItc29ycnkh
 import hashlib
 import hmac
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -52,6 +53,11 @@ class Tokens:
 
     def __init__(self, holders: tuple[Holder, ...]) -> None:
         self._holders = holders
+        self._digests = frozenset(holder.digest for holder in holders)
+
+    def knows(self, digest: Hashable) -> bool:
+        """Is there still a token of somebody who was let in?"""
+        return digest in self._digests
 
     def holder(self, authorization: str | bytes | None) -> Holder:
         """Who sends this in the metadata `authorization`; raises Unauthenticated.

@@ -120,7 +120,10 @@ class Settings(BaseSettings):
         return file
 
     rate_per_second: float = Field(
-        0.0, ge=0, description="calls of one caller (a token, else an address) that are answered; 0 for any number"
+        0.0,
+        ge=0,
+        description="calls of one caller (a token, else an address) that are answered; 0 for any number; each of the "
+        "workers takes its part of this and the next two, so a caller on one connection is allowed that part",
     )
     rate_burst: int = Field(100, ge=1, description="calls of one caller beyond that rate, after a pause")
     streams_per_caller: int = Field(0, ge=0, description="streams of one caller open at once; 0 for any number")
@@ -149,6 +152,17 @@ class Settings(BaseSettings):
         if not names or _is_loopback(self.host):
             return ""
         return f"listens on {self.host} without {' and without '.join(names)}: let nobody reach it but whom you trust"
+
+    def limits_of_a_worker(self) -> dict[str, float]:
+        """A worker's part of what a caller may, which all of them allow together; parts of whole ones are rounded up.
+
+        Workers know nothing of each other's callers: with the whole to each, N of them would allow N times as much.
+        """
+        return {
+            "rate_per_second": self.rate_per_second / self.workers,
+            "rate_burst": -(-self.rate_burst // self.workers),
+            "streams_per_caller": -(-self.streams_per_caller // self.workers),
+        }
 
     def id_secrets(self) -> tuple[bytes, ...]:
         """The keys of forecast ids, newest first; none where none was given. Raises InvalidSetting for the file."""
