@@ -16,6 +16,8 @@ import numpy as np
 from forecasting.onnx_file import Node, Unreadable
 
 INT64 = 7  # TensorProto.DataType
+MAY_LACK = {"Clip", "Pad", "Slice"}  # an input between others, or at the end
+FLAGS = ("allowzero", "keepdims", "noop_with_empty_axes", "transA", "transB")
 FLOATS = {1, 10, 11, 16}  # of 32, 16, 64 bits, and bfloat16
 SMALL = 4096  # values up to which a constant is followed through the graph: sizes are made of such
 
@@ -58,6 +60,10 @@ def of_constant(values: np.ndarray) -> Sized:
 def made_by(node: Node, inputs: Inputs) -> Made:
     """What a node makes of its inputs; raises Unreadable where that has no size, or hangs on readings."""
     rule = RULES[node.domain, node.op]
+    if any(one is None for one in inputs) and node.op not in MAY_LACK:  # ONNX Runtime reads it all the same
+        raise Unreadable(f"{node.op} lacks an input that it needs")
+    if any(node.attributes.get(name, 0) not in (0, 1) for name in FLAGS):
+        raise Unreadable(f"{node.op} says neither yes nor no where it must say one")
     try:
         made, is_whole = rule(node, inputs), _is_whole(node, inputs)
     except Unreadable as error:
@@ -106,7 +112,11 @@ def _first(inputs: Inputs) -> Sized:
 
 
 def _given(inputs: Inputs) -> list[Sized]:
-    return [one for one in inputs if one is not None]
+    """Inputs that must all be there."""
+    given = [one for one in inputs if one is not None]
+    if len(given) < len(inputs):
+        raise Unreadable("an input that it needs is left out")
+    return given
 
 
 def _like_first(node: Node, inputs: Inputs) -> Made:
@@ -206,6 +216,8 @@ def _split(node: Node, inputs: Inputs) -> Made:
     axis = node.attributes.get("axis", 0) % len(one.shape)
     whole = -(-one.shape[axis] // parts)
     sizes = _values(inputs[1]) if len(inputs) > 1 else [whole] * (parts - 1) + [one.shape[axis] - whole * (parts - 1)]
+    if node.attributes.get("num_outputs", parts) != parts:  # ONNX Runtime ends the process over it
+        raise Unreadable("it has another number of outputs than it says")
     if len(sizes) != parts or min(sizes) < 0 or sum(sizes) != one.shape[axis]:
         raise Unreadable("it splits into other parts than there are")
     outputs = tuple(Sized((*one.shape[:axis], size, *one.shape[axis + 1 :])) for size in sizes)
@@ -296,7 +308,7 @@ def _matmul(node: Node, inputs: Inputs) -> Made:
 
 
 def _gemm(node: Node, inputs: Inputs) -> Made:
-    left, right = (one.shape for one in _given(inputs)[:2])
+    left, right = (one.shape for one in _given(inputs[:2]))
     rows, inner = left[::-1] if node.attributes.get("transA", 0) else left
     found, columns = right[::-1] if node.attributes.get("transB", 0) else right
     if inner != found:
@@ -306,7 +318,7 @@ def _gemm(node: Node, inputs: Inputs) -> Made:
 
 def _matmul_nbits(node: Node, inputs: Inputs) -> Made:
     """Weights of a few bits, (N, blocks, bytes of a block), with a scale for each block."""
-    left, weights, scales = (one.shape for one in _given(inputs)[:3])
+    left, weights, scales = (one.shape for one in _given(inputs[:3]))
     inner, columns, block, bits = (node.attributes[name] for name in ("K", "N", "block_size", "bits"))
     blocks = -(-inner // block)
     if left[-1] != inner or weights != (columns, blocks, block * bits // 8) or math.prod(scales) != columns * blocks:
@@ -316,7 +328,7 @@ def _matmul_nbits(node: Node, inputs: Inputs) -> Made:
 
 def _conv(node: Node, inputs: Inputs) -> Made:
     """(batch, channels, …) by (filters, channels of a group, …)."""
-    one, kernel = (given.shape for given in _given(inputs)[:2])
+    one, kernel = (given.shape for given in _given(inputs[:2]))
     if node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or len(one) != len(kernel):
         raise Unreadable("it is padded in a way that is not known here")
     ranks = len(one) - 2

@@ -306,6 +306,22 @@ NETWORKS: dict[str, tuple[Callable[[Network], None], str]] = {  # {what: (how it
         ),
         "would take 100,000",
     ),
+    "a split into fewer parts than it has, which ends the process": (
+        before_the_end(_node("Split", ["x"], ["odd", "even"], axis=1, num_outputs=1)),
+        "has another number of outputs than it says",
+    ),
+    "an input left out where none may be, which ends the process": (
+        before_the_end(_node("Max", ["x", ""], ["odd"])),
+        "Max lacks an input that it needs",
+    ),
+    "a bias left out by an empty name, which ends the process": (
+        before_the_end(_node("LayerNormalization", ["x", "ones", ""], ["odd"]), ones=np.ones(5, np.float32)),
+        "LayerNormalization lacks an input that it needs",
+    ),
+    "a flag that is neither yes nor no": (
+        before_the_end(_node("ReduceSum", ["x"], ["odd"], keepdims=7)),
+        "says neither yes nor no",
+    ),
     "an axis that is named twice": (
         before_the_end(_node("Unsqueeze", ["x", "axes"], ["odd"]), axes=[0, 0]),
         "names an axis twice",
