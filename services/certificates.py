@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forecasting.errors import InvalidSetting
+from services.followed_files import read_at_most
 
 LARGEST = 1 << 20  # bytes of a file
 
@@ -57,8 +58,7 @@ def read_certificates(files: CertificateFiles) -> Certificates:
 def read_pem(file: Path) -> bytes:
     """A file of certificates or of a key; raises InvalidSetting."""
     try:
-        with file.open("rb") as opened:
-            content = opened.read(LARGEST + 1)
+        content = read_at_most(file, LARGEST)
     except OSError as error:
         raise InvalidSetting(f"{file} cannot be read ({error.strerror}); name a PEM file") from error
     if b"-----BEGIN " not in content or len(content) > LARGEST:

@@ -1,6 +1,7 @@
 """What files hold, read again when they are replaced: tokens and certificates change without a restart."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -68,6 +69,12 @@ class FollowedFiles(Generic[T]):
     def _stamped(self) -> Stamp:
         """What changes when a file is replaced, or written over, or gone."""
         return tuple(_stamp(file) for file in self._files)
+
+
+def read_at_most(file: Path, most: int) -> bytes:
+    """The content, of a longer file one byte more than `most`; raises OSError. Never waits: a pipe holds nothing."""
+    with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
+        return opened.read(most + 1) or b""
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:

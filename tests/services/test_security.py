@@ -377,6 +377,7 @@ def test_a_file_of_tokens_that_becomes_unusable_leaves_the_old_ones_in_force(run
         ("forecast " + "s" * 40 + "!", "has a token in line 1 that cannot be sent"),
         (f"forecast {'s' * 40}\nadmin {'s' * 40}", "holds one token twice"),
         ("\n".join(f"forecast {k:040}" for k in range(257)), "holds 257 tokens"),
+        ("forecast " + "s" * (1 << 18), "is larger than 262,144 bytes"),
     ],
 )
 def test_a_file_of_tokens_that_is_none_stops_the_start_and_is_not_quoted(tmp_path, text, sentence):
@@ -385,6 +386,16 @@ def test_a_file_of_tokens_that_is_none_stops_the_start_and_is_not_quoted(tmp_pat
     with pytest.raises(ValidationError, match=sentence) as refused:
         Settings(token_file=file)
     assert "ssssss" not in str(refused.value)
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path):
+    """Files are read where calls are answered: waiting would stop the service."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InvalidSetting, match="holds 0 tokens"):
+        read_tokens(pipe)
+    with pytest.raises(InvalidSetting, match="is no PEM file"):
+        read_certificates(CertificateFiles(pipe, pipe))
 
 
 def test_every_token_has_its_scope_and_odd_headers_have_none(token_file):
