@@ -13,10 +13,11 @@ BUILD    ?=
 TORCH    ?=
 PROFILE  ?=
 SCALE    ?=
+GUARDED  ?=
 SERVICES ?=
 VERSION  := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 STACK     = $(COMPOSE) -f deploy/compose.yaml $(if $(SCALE),--env-file deploy/scale.env --profile scale) \
-            $(if $(PROFILE),--profile $(PROFILE))
+            $(if $(GUARDED),--env-file deploy/guarded.env) $(if $(PROFILE),--profile $(PROFILE))
 
 .PHONY: run test test-cluster test-slow test-serve test-stack test-triton bench bench-sweep bench-serving bench-speed
 .PHONY: lint protos install clean

@@ -18,7 +18,7 @@ for ((second = 0; ; second++)); do
 done
 
 step 'a client asks for a forecast'
-stack run --rm -T client forecast --address inference:50051 \
+stack run --rm -T client forecast \
     --file data/sim/fixture_small.csv --patient adult_002 --utc-offset-minutes 0
 
 step 'Prometheus has counted it'

@@ -82,6 +82,12 @@ class ModelSpec(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _quantiles_ascend(self) -> Self:
+        if list(self.quantiles) != sorted(set(self.quantiles)):
+            raise ValueError("quantiles must ascend; risks are read between neighbours")
+        return self
+
+    @model_validator(mode="after")
     def _sees_its_inputs(self) -> Self:
         check_inputs(self.inputs, self.normalisation)
         return self

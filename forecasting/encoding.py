@@ -27,8 +27,8 @@ class Normalisation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["level", "revin"] = "level"
-    scale_mg_dl: float = Field(50.0, gt=0, description="mg/dL that count as one unit")
-    centre_mg_dl: float = Field(140.0, gt=0, description="level that counts as zero")
+    scale_mg_dl: float = Field(50.0, gt=0, le=1000, description="mg/dL that count as one unit")
+    centre_mg_dl: float = Field(140.0, gt=0, le=1000, description="level that counts as zero")
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ class _Run:
     """One run without numbers: how large everything becomes, what is kept at once, how much is computed."""
 
     def __init__(self, spec: ModelSpec, batch: int) -> None:
-        self._sizes = {name: Sized(shape) for name, shape in _shapes(spec, batch).items()}
+        self._sizes = {name: Sized(shape, is_whole=name != "x") for name, shape in _shapes(spec, batch).items()}
         self._output = (batch, spec.shape.prediction_length, spec.outputs)
         self._batch, self._kept, self._work = batch, 0, 0
 

@@ -7,7 +7,7 @@ or of another kind makes the file one that is refused. So no other reader can fi
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ DTYPES: dict[int, Any] = {  # TensorProto.DataType → what one value is
 }
 TYPED = {"float_data": (1,), "int32_data": (2, 6, 9), "int64_data": (7,)}  # which types each field holds values of
 
+T = TypeVar("T")
 Kind = Literal["text", "number", "float", "numbers", "floats", "bytes", "message"]
 Fields = dict[int, tuple[str, Kind, bool]]  # {number: (name, kind, may it come several times)}; others are refused
 
@@ -134,12 +135,20 @@ def read_graph(content: bytes) -> Graph:
     opsets = [_message(one, _OPSET, "opset") for one in model.get("opset_import", ())]
     graph = _message(model["graph"], _GRAPH, "graph")
     return Graph(
-        {one.get("domain", ""): one.get("version", 0) for one in opsets},
+        _by_name([(one.get("domain", ""), one.get("version", 0)) for one in opsets], "opset"),
         tuple(_node(one) for one in graph.get("node", ())),
         tuple(_tensor(one) for one in graph.get("initializer", ())),
-        dict(_value(one) for one in graph.get("input", ())),
+        _by_name([_value(one) for one in graph.get("input", ())], "input"),
         tuple(_value(one)[0] for one in graph.get("output", ())),
     )
+
+
+def _by_name(pairs: list[tuple[str, T]], what: str) -> dict[str, T]:
+    """Each name once: of two that are called alike another reader may take the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Unreadable(f"it holds an {what} twice")
+    return found
 
 
 def _node(view: memoryview) -> Node:
@@ -150,7 +159,7 @@ def _node(view: memoryview) -> Node:
         node.get("domain", ""),
         tuple(node.get("input", ())),
         tuple(node.get("output", ())),
-        dict(attributes),
+        _by_name(attributes, "attribute of a node"),
     )
 
 
@@ -187,7 +196,10 @@ def _tensor(view: memoryview) -> Tensor:
     values = _values(found, kind)
     if math.prod(dims) != len(values):
         raise Unreadable(f"constant {name!r} declares {math.prod(dims):,} values and holds {len(values):,}")
-    return Tensor(name, values.reshape(dims))
+    try:
+        return Tensor(name, values.reshape(dims))
+    except ValueError as error:  # of no values, in dimensions beyond what there can be
+        raise Unreadable(f"constant {name!r} has impossible dimensions") from error
 
 
 def _values(found: dict[str, Any], kind: int) -> np.ndarray:
@@ -198,7 +210,10 @@ def _values(found: dict[str, Any], kind: int) -> np.ndarray:
     which = next(iter(held), "")
     if held == {"raw_data"} or len(held) > 1 or (held and kind not in TYPED[which]):
         raise Unreadable(f"the bytes of constant {found.get('name', '')!r} do not fit its type")
-    return np.asarray(found.get(which, []), dtype)
+    try:
+        return np.asarray(found.get(which, []), dtype)
+    except OverflowError as error:
+        raise Unreadable(f"constant {found.get('name', '')!r} holds a number that its type cannot") from error
 
 
 def _message(view: memoryview, fields: Fields, what: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ batch, through Shape; on readings never.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ import numpy as np
 from forecasting.onnx_file import Node, Unreadable
 
 INT64 = 7  # TensorProto.DataType
+MAY_LACK = {"Clip", "Pad", "Slice"}  # an input between others, or at the end
+FLAGS = ("allowzero", "keepdims", "noop_with_empty_axes", "transA", "transB")
+FLOATS = {1, 10, 11, 16}  # of 32, 16, 64 bits, and bfloat16
 SMALL = 4096  # values up to which a constant is followed through the graph: sizes are made of such
 
 Shape = tuple[int, ...]
@@ -22,10 +26,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Sized:
-    """A tensor of the graph. known: its values, where they are whole numbers, few, and the same for all readings"""
+    """A tensor of the graph. known: its values, where they are whole numbers, few, and the same for all readings;
+    is_whole: it may hold whole numbers"""
 
     shape: Shape
     known: np.ndarray | None = None
+    is_whole: bool = False
 
     @property
     def count(self) -> int:
@@ -47,18 +53,42 @@ Rule = Callable[[Node, Inputs], Made]
 
 def of_constant(values: np.ndarray) -> Sized:
     """A constant of the file."""
-    return Sized(values.shape, values if values.dtype == np.int64 and values.size <= SMALL else None)
+    known = values if values.dtype == np.int64 and values.size <= SMALL else None
+    return Sized(values.shape, known, values.dtype.kind != "f")
 
 
 def made_by(node: Node, inputs: Inputs) -> Made:
     """What a node makes of its inputs; raises Unreadable where that has no size, or hangs on readings."""
     rule = RULES[node.domain, node.op]
+    if any(one is None for one in inputs) and node.op not in MAY_LACK:  # ONNX Runtime reads it all the same
+        raise Unreadable(f"{node.op} lacks an input that it needs")
+    if any(node.attributes.get(name, 0) not in (0, 1) for name in FLAGS):
+        raise Unreadable(f"{node.op} says neither yes nor no where it must say one")
     try:
-        return rule(node, inputs)
+        made, is_whole = rule(node, inputs), _is_whole(node, inputs)
     except Unreadable as error:
         raise Unreadable(f"{node.op}: {error}") from error
-    except (IndexError, ValueError, TypeError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise Unreadable(f"{node.op} has inputs that do not fit together") from error
+    return replace(made, outputs=tuple(replace(one, is_whole=is_whole) for one in made.outputs))
+
+
+def _is_whole(node: Node, inputs: Inputs) -> bool:
+    """May what a node makes be whole numbers, which division can end a process with?"""
+    if node.op == "Cast":
+        return node.attributes["to"] not in FLOATS
+    if node.op in ("Shape", "Range"):
+        return True
+    which = inputs[1] if node.op == "Where" else _first(inputs)
+    return which is not None and which.is_whole
+
+
+def _axes(given: Sized | None, rank: int) -> list[int]:
+    """Axes that an input names, from 0; each once, and there."""
+    axes = [axis % rank for axis in _values(given) if -rank <= axis < rank]
+    if len(set(axes)) < len(_values(given)):
+        raise Unreadable("it names an axis twice, or one that is not there")
+    return axes
 
 
 def _made(shape: Sequence[int], known: np.ndarray | None = None, inner: int = 1) -> Made:
@@ -82,7 +112,11 @@ def _first(inputs: Inputs) -> Sized:
 
 
 def _given(inputs: Inputs) -> list[Sized]:
-    return [one for one in inputs if one is not None]
+    """Inputs that must all be there."""
+    given = [one for one in inputs if one is not None]
+    if len(given) < len(inputs):
+        raise Unreadable("an input that it needs is left out")
+    return given
 
 
 def _like_first(node: Node, inputs: Inputs) -> Made:
@@ -100,10 +134,21 @@ def _broadcast(fold: Callable[..., Any] | None = None) -> Rule:
         known = None
         if fold is not None and math.prod(shape) <= SMALL and all(value is not None for value in values):
             with np.errstate(all="ignore"):
-                known = fold(*values)
+                known = reduce(fold, values)
         return _made(shape, known)
 
     return rule
+
+
+_by_value = _broadcast()
+
+
+def _div(node: Node, inputs: Inputs) -> Made:
+    """Of whole numbers the smallest by -1 has no answer, and the processor ends the process."""
+    divisor = _given(inputs)[1]
+    if any(one.is_whole for one in _given(inputs)) and (divisor.known is None or (divisor.known == -1).any()):
+        raise Unreadable("it divides whole numbers by what may be -1")
+    return _by_value(node, inputs)
 
 
 def _cast(node: Node, inputs: Inputs) -> Made:
@@ -129,17 +174,17 @@ def _reshape(node: Node, inputs: Inputs) -> Made:
 
 
 def _unsqueeze(node: Node, inputs: Inputs) -> Made:
-    one, axes = _first(inputs), _values(inputs[1])
-    rank = len(one.shape) + len(axes)
-    places, rest = {axis % rank for axis in axes}, iter(one.shape)
+    one = _first(inputs)
+    rank = len(one.shape) + len(_values(inputs[1]))
+    places, rest = _axes(inputs[1], rank), iter(one.shape)
     shape = [1 if k in places else next(rest) for k in range(rank)]
     return _made(shape, None if one.known is None else one.known.reshape(shape))
 
 
 def _squeeze(node: Node, inputs: Inputs) -> Made:
     one = _first(inputs)
-    axes = _values(inputs[1]) if len(inputs) > 1 else [k for k, size in enumerate(one.shape) if size == 1]
-    places = {axis % len(one.shape) for axis in axes}
+    ones = [k for k, size in enumerate(one.shape) if size == 1]
+    places = _axes(inputs[1], len(one.shape)) if len(inputs) > 1 else ones
     if any(one.shape[k] != 1 for k in places):
         raise Unreadable("it takes out a dimension that is not one")
     shape = [size for k, size in enumerate(one.shape) if k not in places]
@@ -171,6 +216,8 @@ def _split(node: Node, inputs: Inputs) -> Made:
     axis = node.attributes.get("axis", 0) % len(one.shape)
     whole = -(-one.shape[axis] // parts)
     sizes = _values(inputs[1]) if len(inputs) > 1 else [whole] * (parts - 1) + [one.shape[axis] - whole * (parts - 1)]
+    if node.attributes.get("num_outputs", parts) != parts:  # ONNX Runtime ends the process over it
+        raise Unreadable("it has another number of outputs than it says")
     if len(sizes) != parts or min(sizes) < 0 or sum(sizes) != one.shape[axis]:
         raise Unreadable("it splits into other parts than there are")
     outputs = tuple(Sized((*one.shape[:axis], size, *one.shape[axis + 1 :])) for size in sizes)
@@ -180,13 +227,21 @@ def _split(node: Node, inputs: Inputs) -> Made:
 def _slice(node: Node, inputs: Inputs) -> Made:
     one = _first(inputs)
     starts, ends = _values(inputs[1]), _values(inputs[2])
-    axes = _values(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else list(range(len(starts)))
+    rank = len(one.shape)
+    axes = _axes(inputs[3], rank) if len(inputs) > 3 and inputs[3] is not None else list(range(len(starts)))
     steps = _values(inputs[4]) if len(inputs) > 4 and inputs[4] is not None else [1] * len(starts)
-    places = [slice(None)] * len(one.shape)
+    places = [slice(None)] * rank
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        places[axis] = slice(start, end, step) if step > 0 or end >= -one.shape[axis] else slice(start, None, step)
+        places[axis] = _places(start, end, step, one.shape[axis])
     shape = [len(range(*place.indices(size))) for place, size in zip(places, one.shape, strict=True)]
     return _made(shape, None if one.known is None else one.known[tuple(places)])
+
+
+def _places(start: int, end: int, step: int, size: int) -> slice:
+    """As ONNX means it: Python begins before the first value where it counts back, and ONNX at the first."""
+    if step > 0:
+        return slice(start, end, step)
+    return slice(max(start, -size), None if end < -size else end, step)
 
 
 def _gather(node: Node, inputs: Inputs) -> Made:
@@ -221,7 +276,8 @@ def _range(node: Node, inputs: Inputs) -> Made:
 
 def _pad(node: Node, inputs: Inputs) -> Made:
     one, pads = _first(inputs), _values(inputs[1])
-    axes = _values(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else list(range(len(one.shape)))
+    rank = len(one.shape)
+    axes = _axes(inputs[3], rank) if len(inputs) > 3 and inputs[3] is not None else list(range(rank))
     if len(pads) != 2 * len(axes):
         raise Unreadable("it pads dimensions that are not there")
     shape = list(one.shape)
@@ -230,11 +286,16 @@ def _pad(node: Node, inputs: Inputs) -> Made:
     return _made(shape)
 
 
+def _reduced(node: Node, inputs: Inputs, rank: int) -> list[int]:
+    """Those axes that are named; without any all of them, or none where the node says so."""
+    named = _axes(inputs[1], rank) if len(inputs) > 1 and inputs[1] is not None else []
+    return named if named or node.attributes.get("noop_with_empty_axes", 0) else list(range(rank))
+
+
 def _reduce(node: Node, inputs: Inputs) -> Made:
     """Its work is to read all of its input."""
     one = _first(inputs)
-    axes = _values(inputs[1]) if len(inputs) > 1 else list(range(len(one.shape)))
-    places, keeps = {axis % len(one.shape) for axis in axes}, node.attributes.get("keepdims", 1)
+    places, keeps = _reduced(node, inputs, len(one.shape)), node.attributes.get("keepdims", 1)
     made = _made([1 if k in places else size for k, size in enumerate(one.shape) if keeps or k not in places])
     return Made(made.outputs, one.count)
 
@@ -247,7 +308,7 @@ def _matmul(node: Node, inputs: Inputs) -> Made:
 
 
 def _gemm(node: Node, inputs: Inputs) -> Made:
-    left, right = (one.shape for one in _given(inputs)[:2])
+    left, right = (one.shape for one in _given(inputs[:2]))
     rows, inner = left[::-1] if node.attributes.get("transA", 0) else left
     found, columns = right[::-1] if node.attributes.get("transB", 0) else right
     if inner != found:
@@ -257,7 +318,7 @@ def _gemm(node: Node, inputs: Inputs) -> Made:
 
 def _matmul_nbits(node: Node, inputs: Inputs) -> Made:
     """Weights of a few bits, (N, blocks, bytes of a block), with a scale for each block."""
-    left, weights, scales = (one.shape for one in _given(inputs)[:3])
+    left, weights, scales = (one.shape for one in _given(inputs[:3]))
     inner, columns, block, bits = (node.attributes[name] for name in ("K", "N", "block_size", "bits"))
     blocks = -(-inner // block)
     if left[-1] != inner or weights != (columns, blocks, block * bits // 8) or math.prod(scales) != columns * blocks:
@@ -267,12 +328,14 @@ def _matmul_nbits(node: Node, inputs: Inputs) -> Made:
 
 def _conv(node: Node, inputs: Inputs) -> Made:
     """(batch, channels, …) by (filters, channels of a group, …)."""
-    one, kernel = (given.shape for given in _given(inputs)[:2])
+    one, kernel = (given.shape for given in _given(inputs[:2]))
     if node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or len(one) != len(kernel):
         raise Unreadable("it is padded in a way that is not known here")
     ranks = len(one) - 2
     strides, dilations = (node.attributes.get(name, [1] * ranks) for name in ("strides", "dilations"))
     pads = node.attributes.get("pads", [0] * 2 * ranks)
+    if min([*strides, *dilations], default=1) < 1:
+        raise Unreadable("it steps backwards")
     sizes = [
         (one[k + 2] + pads[k] + pads[k + ranks] - dilations[k] * (kernel[k + 2] - 1) - 1) // strides[k] + 1
         for k in range(ranks)
@@ -284,16 +347,17 @@ _ALIKE = (
     "Abs Ceil Clip Cos CumSum Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsNaN LayerNormalization LeakyRelu "
     "Log LogSoftmax Neg Not Reciprocal Relu Round Sigmoid Sign Sin Softmax Softplus Sqrt Tanh"
 )
-_BY_VALUE = "And Div Equal Greater GreaterOrEqual Less LessOrEqual Min Mod Or Pow Where"
+_BY_VALUE = "And Equal Greater GreaterOrEqual Less LessOrEqual Min Mod Or Pow Where"
 _FOLDED: dict[str, Callable[..., Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Max": np.maximum}
 
 RULES: dict[tuple[str, str], Rule] = {
     **{("", name): _like_first for name in _ALIKE.split()},
-    **{("", name): _broadcast() for name in _BY_VALUE.split()},
+    **{("", name): _by_value for name in _BY_VALUE.split()},
     **{("", name): _broadcast(fold) for name, fold in _FOLDED.items()},
     ("", "Cast"): _cast,
     ("", "Concat"): _concat,
     ("", "Conv"): _conv,
+    ("", "Div"): _div,
     ("", "Expand"): _expand,
     ("", "Gather"): _gather,
     ("", "GatherElements"): _gather_elements,

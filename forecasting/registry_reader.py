@@ -38,7 +38,9 @@ if TYPE_CHECKING:  # SQLAlchemy is imported where a database is read: 14 MB that
 
 TIMEOUT_SECONDS = 10.0
 PAGE = 1000  # registered models of one answer, the most that MLflow gives
+MOST_PAGES = 1000
 BLOCK = 1 << 20  # bytes
+LONGEST_ANSWER = 64 << 20  # bytes of an answer that is no file: a page of models with all their versions takes a few
 LIMITS = {MANIFEST: 1 << 20} | SIZE_LIMITS  # bytes; the files that a bundle may hold, and no others
 PROXIED = "mlflow-artifacts"
 DELETED = "Deleted_Internal"  # the stage of a version that MLflow keeps, emptied, so that its number is not used again
@@ -221,13 +223,14 @@ class RestServer:
         found: Aliases = {}
         query = {"max_results": str(PAGE)}
         with self._understood():
-            while True:
+            for _ in range(MOST_PAGES):
                 page = self._json("mlflow/registered-models/search", **query)
                 for model in page.get("registered_models", []):
                     found[model["name"]] = {one["alias"]: str(one["version"]) for one in model.get("aliases", [])}
                 if not page.get("next_page_token"):
                     return found
                 query["page_token"] = page["next_page_token"]
+            raise ValueError("pages without an end")
 
     def version(self, name: str, number: str) -> Known | None:
         """What is known of a version; None where there is none."""
@@ -272,7 +275,12 @@ class RestServer:
         return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=tls)
 
     def _json(self, method: str, **query: str) -> Any:
-        return json.loads(b"".join(self.blocks(method, **query)))
+        content = bytearray()
+        for block in self.blocks(method, **query):
+            content += block
+            if len(content) > LONGEST_ANSWER:
+                raise ValueError("an answer without an end")
+        return json.loads(content)
 
     @contextmanager
     def _understood(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ import grpc
 from forecasting.errors import Overloaded
 from services.followed_files import FollowedFiles
 from services.rates import Rates, host_of
-from services.tokens import PermissionDenied, Scope, Tokens
+from services.tokens import PermissionDenied, Scope, Tokens, Unauthenticated
 
 DEAREST = 4096  # calls that one may count as, whatever it says of itself
 LATER = 10.0  # seconds after which one who has too many streams may try again
@@ -50,6 +50,11 @@ class Access:
     def seconds_until_next(self, caller: Hashable) -> float:
         """How long a stream waits before its next message is taken: a stream is slowed, and not refused."""
         return 0.0 if self._rates is None else self._rates.take(caller)
+
+    def check_still(self, caller: Hashable) -> None:
+        """Before each message of a stream, which may last for days; raises Unauthenticated where the token is gone."""
+        if self._tokens is not None and not self._tokens.now().knows(caller):
+            raise Unauthenticated("the stream's token is known here no longer; open another with a new token")
 
     @contextmanager
     def stream(self, caller: Hashable) -> Iterator[None]:

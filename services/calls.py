@@ -185,8 +185,10 @@ class Wrapping:
         async def taken(contents: AsyncIterator[bytes], caller: Hashable) -> AsyncIterator[Message]:
             async for content in contents:
                 watched.received()
-                while admit is not None and (pause := access.seconds_until_next(caller)):
-                    await asyncio.sleep(pause)
+                if admit is not None:
+                    access.check_still(caller)
+                    while pause := access.seconds_until_next(caller):
+                        await asyncio.sleep(pause)
                 yield read(content)
 
         async def answer(contents: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:

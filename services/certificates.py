@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forecasting.errors import InvalidSetting
+from services.followed_files import read_at_most
 
 LARGEST = 1 << 20  # bytes of a file
 
@@ -57,8 +58,7 @@ def read_certificates(files: CertificateFiles) -> Certificates:
 def read_pem(file: Path) -> bytes:
     """A file of certificates or of a key; raises InvalidSetting."""
     try:
-        with file.open("rb") as opened:
-            content = opened.read(LARGEST + 1)
+        content = read_at_most(file, LARGEST)
     except OSError as error:
         raise InvalidSetting(f"{file} cannot be read ({error.strerror}); name a PEM file") from error
     if b"-----BEGIN " not in content or len(content) > LARGEST:
@@ -83,14 +83,15 @@ def _proven(certificate: bytes, key: bytes, files: CertificateFiles) -> tuple[tu
 def _presenting(certificate: bytes, key: bytes, files: CertificateFiles) -> ssl.SSLContext:
     """A server's side. Python reads these from files alone; here from memory, where nobody replaces them meanwhile."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with _in_memory(certificate) as chain, _in_memory(key) as secret:
-        try:
+    try:
+        with _in_memory(certificate) as chain, _in_memory(key) as secret:
             context.load_cert_chain(chain, secret, password=_no_password)
-        except ssl.SSLError as error:
-            why = "is not its key" if error.reason == "KEY_VALUES_MISMATCH" else "or the certificate cannot be read"
-            raise InvalidSetting(
-                f"{files.key} {why}, for {files.certificate}; give a certificate and its unencrypted key, both PEM"
-            ) from error
+    except OSError as error:  # of TLS, and of a process that has no file left to open
+        is_other = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
+        why = "is not its key" if is_other else "or the certificate cannot be read"
+        raise InvalidSetting(
+            f"{files.key} {why}, for {files.certificate}; give a certificate and its unencrypted key, both PEM"
+        ) from error
     return context
 
 

@@ -1,7 +1,7 @@
 """Ask a server how it is: what container health checks run (python -m services.health --help).
 
-Beside a service that has TLS the command needs no option: it reads the same settings from the environment, and trusts
-the service's own certificate alone. Nothing is ever believed unverified.
+Beside a service that has TLS the command needs no option: it reads the same settings from the environment. It asks the
+port of health alone where there is one, else over TLS, where it trusts the service's own certificate alone.
 """
 
 from pathlib import Path
@@ -44,18 +44,25 @@ def channel_of(address: str, ca: Path | None, own: CertificateFiles | None, show
 
 
 def main(
-    address: Annotated[str, typer.Option(help="where the server listens")] = "127.0.0.1:50051",
+    address: Annotated[str | None, typer.Option(help="where it listens; else the port of health, else 50051")] = None,
     service: Annotated[str, typer.Option(help="'' lives; 'ready' has a champion that forecasts")] = "",
     seconds: Annotated[float, typer.Option(min=0.1, help="how long an answer is waited for")] = 2.0,
+    health_port: Annotated[int | None, typer.Option(envvar="GLUCAST_HEALTH_PORT", help=SAME)] = None,
     ca: Annotated[Path | None, typer.Option(envvar="GLUCAST_HEALTH_CA", help="CA of a server with TLS")] = None,
     tls_certificate: Annotated[Path | None, typer.Option(envvar="GLUCAST_TLS_CERTIFICATE", help=SAME)] = None,
     tls_key: Annotated[Path | None, typer.Option(envvar="GLUCAST_TLS_KEY", help=SAME)] = None,
     tls_client_ca: Annotated[Path | None, typer.Option(envvar="GLUCAST_TLS_CLIENT_CA", help=SAME)] = None,
 ) -> None:
     """Exit 0 where the server says SERVING, else 1 with what it says."""
-    own = CertificateFiles(tls_certificate, tls_key) if tls_certificate and tls_key else None
+    is_plain = address is None and health_port is not None
+    own = CertificateFiles(tls_certificate, tls_key) if tls_certificate and tls_key and not is_plain else None
     try:
-        with channel_of(address, ca, own, shows_own=tls_client_ca is not None) as channel:
+        with channel_of(
+            address or f"127.0.0.1:{health_port or 50051}",
+            None if is_plain else ca,
+            own,
+            shows_own=tls_client_ca is not None,
+        ) as channel:
             said = check(channel, service, seconds)
     except InvalidSetting as error:
         said = f"error: {error}"

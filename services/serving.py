@@ -62,6 +62,16 @@ def _configuration(certificates: Certificates) -> grpc.ServerCertificateConfigur
     return grpc.ssl_server_certificate_configuration([pair], certificates.client_ca)
 
 
+async def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+    """Start it; the port. Raises InvalidSetting where the address cannot be used."""
+    try:
+        bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise InvalidSetting(f"cannot listen on {address}; is the port taken? Choose another") from error
+    await server.start()
+    return bound
+
+
 def _handler(method: MethodDescriptor, function: Any) -> grpc.RpcMethodHandler:
     """What gRPC calls: with the bytes of a message; it gets bytes, and from health a message."""
     if method.client_streaming:
@@ -80,11 +90,15 @@ class GrpcServer:
         share_port: bool = False,
         access: Access | None = None,
         certificates: FollowedFiles[Certificates] | None = None,
+        health_port: int | None = None,
     ) -> None:
-        """share_port: let other processes listen on the same port too. access: all may call everything without it"""
+        """share_port: let other processes listen on the same port too. access: all may call everything without it.
+        health_port: where health is answered as well, and nothing else, without TLS"""
         # without the option a second server shares a busy port without a word
-        self.server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", int(share_port))))
-        self._services: list[str] = []
+        options = (*OPTIONS, ("grpc.so_reuseport", int(share_port)))
+        self.server = grpc.aio.server(options=options)
+        self._probed = None if health_port is None else (grpc.aio.server(options=options), health_port)
+        self._handlers: dict[str, grpc.GenericRpcHandler] = {}
         self._calls = Calls()
         self._access = access or Access()
         self._wrapping = Wrapping(self._calls, self._access)
@@ -121,8 +135,8 @@ class GrpcServer:
             return wrapping.unary(around(name, method.name, function), read, watched, admit, cost_of)
 
         handlers = {method.name: _handler(method, wrapped(method)) for method in service.methods}
-        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-        self._services.append(name)
+        self._handlers[name] = grpc.method_handlers_generic_handler(name, handlers)
+        self.server.add_generic_rpc_handlers((self._handlers[name],))
 
     async def start(self, host: str, port: int) -> int:
         """Listen, alive and not yet ready; the port, chosen by the system where 0 was given.
@@ -130,22 +144,18 @@ class GrpcServer:
         Raises InvalidSetting where the address cannot be used.
         """
         if self._reflected:
-            names = (*self._services, reflection.SERVICE_NAME)
+            names = (*self._handlers, reflection.SERVICE_NAME)
             self.add(REFLECTION, reflection.aio.ReflectionServicer(names))
-        try:
-            bound = self._listen(f"{host}:{port}")
-        except RuntimeError as error:
-            raise InvalidSetting(f"cannot listen on {host}:{port}; is the port taken? Choose another") from error
-        for name in ("", *self._services):
+        for name in ("", *self._handlers):
             await self.tell(name, True)
         await self.tell(READY, False)
-        await self.server.start()
+        credentials = None if self._certificates is None else _credentials(self._certificates)
+        bound = await _listen(self.server, f"{host}:{port}", credentials)
+        if self._probed is not None:
+            server, health_port = self._probed
+            server.add_generic_rpc_handlers((self._handlers[HEALTH.full_name],))
+            await _listen(server, f"{host}:{health_port}")
         return bound
-
-    def _listen(self, address: str) -> int:
-        if self._certificates is None:
-            return self.server.add_insecure_port(address)
-        return self.server.add_secure_port(address, _credentials(self._certificates))
 
     async def tell(self, name: str, is_serving: bool) -> None:
         """Set what health answers under a name, also to those who watch it."""
@@ -169,6 +179,8 @@ class GrpcServer:
 
     async def stop(self, drain_seconds: float) -> None:
         """Refuse new requests, and give the running ones `drain_seconds`; none runs afterwards."""
+        if self._probed is not None:
+            await self._probed[0].stop(0)
         await self.server.stop(drain_seconds)
         await self._calls.ended()  # gRPC returns while a handler that was aborted still cleans up
 

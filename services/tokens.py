@@ -8,11 +8,13 @@ admin     bm90LWEtcmVhbC10b2tlbi1laXRoZXItc29ycnkh
 import hashlib
 import hmac
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 from forecasting.errors import GlucastError, InvalidSetting
+from services.followed_files import read_at_most
 
 SHORTEST = 32  # characters
 MOST = 256  # tokens: each call is compared with all of them
@@ -52,6 +54,11 @@ class Tokens:
 
     def __init__(self, holders: tuple[Holder, ...]) -> None:
         self._holders = holders
+        self._digests = frozenset(holder.digest for holder in holders)
+
+    def knows(self, digest: Hashable) -> bool:
+        """Is there still a token of somebody who was let in?"""
+        return digest in self._digests
 
     def holder(self, authorization: str | bytes | None) -> Holder:
         """Who sends this in the metadata `authorization`; raises Unauthenticated.
@@ -73,16 +80,17 @@ class Tokens:
 def read_tokens(file: Path) -> Tokens:
     """The tokens of a file; raises InvalidSetting, which never quotes one."""
     try:
-        with file.open("rb") as opened:
-            content = opened.read(LARGEST + 1)
+        content = read_at_most(file, LARGEST)
     except OSError as error:
         raise _refused(file, f"cannot be read ({error.strerror})") from error
+    if len(content) > LARGEST:
+        raise _refused(file, f"is larger than {LARGEST:,} bytes")
     try:
         lines = content.decode("ascii").splitlines()
     except UnicodeDecodeError:
         raise _refused(file, "is not plain text") from None  # the error would quote it
     rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip() and line.strip()[0] != "#"]
-    if not rows or len(rows) > MOST or len(content) > LARGEST:
+    if not rows or len(rows) > MOST:
         raise _refused(file, f"holds {len(rows)} tokens, 1 to {MOST} are allowed")
     return Tokens(_distinct(file, [_holder(file, number, words) for number, words in rows]))
 

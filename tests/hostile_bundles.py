@@ -86,6 +86,32 @@ def opset(domain: str, version: int) -> Callable[[Network], None]:
     return change
 
 
+def hidden(of: str) -> list[onnx.NodeProto]:
+    """A value expanded to a size that hangs on the size of another: 36 to the sixth where that is a window's."""
+    return [
+        helper.make_node("Shape", [of], ["size"], start=1, end=2),
+        helper.make_node("Mul", ["size", "size"], ["squared"]),
+        helper.make_node("Mul", ["squared", "squared"], ["fourth"]),
+        helper.make_node("Mul", ["fourth", "squared"], ["sixth"]),
+        helper.make_node("Expand", ["none", "sixth"], ["odd"]),
+    ]
+
+
+def attribute_twice(model: Network) -> None:
+    for _ in range(2):
+        model.graph.node[0].attribute.append(helper.make_attribute("axis", 1))
+
+
+def beyond(model: Network) -> None:
+    model.graph.initializer.append(TensorProto(name="odd", data_type=TensorProto.UINT8, dims=[1], int32_data=[300]))
+
+
+def nothing(model: Network) -> None:
+    model.graph.initializer.append(
+        TensorProto(name="odd", data_type=TensorProto.FLOAT, dims=[0, (1 << 63) - 1, (1 << 63) - 1])
+    )
+
+
 def renamed(model: Network) -> None:
     model.graph.output[0].name = "z"
     model.graph.node[-1].output[0] = "z"
@@ -222,6 +248,91 @@ NETWORKS: dict[str, tuple[Callable[[Network], None], str]] = {  # {what: (how it
         ),
         "a size hangs on readings",
     ),
+    "a division that ends the process": (
+        before_the_end(
+            _node("Cast", ["x"], ["whole"], to=TensorProto.INT64),
+            _node("Mul", ["whole", "none"], ["zeros"]),
+            _node("Add", ["zeros", "least"], ["low"]),
+            _node("Add", ["zeros", "minus"], ["by"]),
+            _node("Div", ["low", "by"], ["quotient"]),
+            _node("Cast", ["quotient"], ["odd"], to=TensorProto.FLOAT),
+            none=[0],
+            least=[-(1 << 63)],
+            minus=[-1],
+        ),
+        "divides whole numbers by what may be -1",
+    ),
+    "a division that ends the process as the network is opened": (
+        before_the_end(
+            _node("Div", ["least", "minus"], ["quotient"]),
+            _node("Cast", ["quotient"], ["odd"], to=TensorProto.FLOAT),
+            least=np.int32([-(1 << 31)]),
+            minus=np.int32([-1]),
+        ),
+        "divides whole numbers by what may be -1",
+    ),
+    "a sum over no axis, of which its size is known wrongly": (
+        before_the_end(
+            _node("ReduceSum", ["x"], ["all"], noop_with_empty_axes=1),
+            *hidden("all"),
+            none=np.float32([0]),
+        ),
+        "would take",
+    ),
+    "a slice backwards from before the first": (
+        before_the_end(
+            _node("Slice", ["x", "before", "least", "second", "back"], ["all"]),
+            _node("Shape", ["all"], ["size"]),
+            _node("Gather", ["size", "second"], ["single"]),
+            _node("Mul", ["single", "billions"], ["many"]),
+            _node("Expand", ["small", "many"], ["odd"]),
+            before=[-100],
+            least=[-(1 << 62)],
+            second=[1],
+            back=[-1],
+            billions=[BILLION * 100],
+            small=np.float32([0]),
+        ),
+        "would take 100,000",
+    ),
+    "the greatest of three, of which the third is large": (
+        before_the_end(
+            _node("Add", ["least", "many"], ["third"]),
+            _node("Max", ["least", "least", "third"], ["size"]),
+            _node("Expand", ["small", "size"], ["odd"]),
+            least=[1],
+            many=[BILLION * 100],
+            small=np.float32([0]),
+        ),
+        "would take 100,000",
+    ),
+    "a split into fewer parts than it has, which ends the process": (
+        before_the_end(_node("Split", ["x"], ["odd", "even"], axis=1, num_outputs=1)),
+        "has another number of outputs than it says",
+    ),
+    "an input left out where none may be, which ends the process": (
+        before_the_end(_node("Max", ["x", ""], ["odd"])),
+        "Max lacks an input that it needs",
+    ),
+    "a bias left out by an empty name, which ends the process": (
+        before_the_end(_node("LayerNormalization", ["x", "ones", ""], ["odd"]), ones=np.ones(5, np.float32)),
+        "LayerNormalization lacks an input that it needs",
+    ),
+    "a flag that is neither yes nor no": (
+        before_the_end(_node("ReduceSum", ["x"], ["odd"], keepdims=7)),
+        "says neither yes nor no",
+    ),
+    "an axis that is named twice": (
+        before_the_end(_node("Unsqueeze", ["x", "axes"], ["odd"]), axes=[0, 0]),
+        "names an axis twice",
+    ),
+    "an attribute that is there twice": (attribute_twice, "holds an attribute of a node twice"),
+    "operators of two versions": (
+        lambda model: model.opset_import.extend([helper.make_opsetid("", 20)]),
+        "holds an opset twice",
+    ),
+    "a number that its type cannot hold": (beyond, "holds a number that its type cannot"),
+    "a constant of nothing in dimensions that cannot be": (nothing, "has impossible dimensions"),
     "a loop": (looped("Loop"), "holds a graph within a node"),
     "a branch": (looped("If"), "holds a graph within a node"),
     "functions": (functions, "holds functions of its own"),

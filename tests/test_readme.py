@@ -71,7 +71,7 @@ def test_a_published_model_is_scored_beside_the_baselines(environment):
     assert {"persistence", "ridge_pooled", "virtual-population"} <= report["arms"].keys()
 
 
-def test_the_service_answers_the_client(environment):
+def test_the_service_answers_the_client(environment, tmp_path):
     service = subprocess.Popen(
         command("services.inference"),
         stdout=subprocess.PIPE,
@@ -84,6 +84,10 @@ def test_the_service_answers_the_client(environment):
         said = run([*command("services.client"), "--address", address, "--json"], environment)
         assert len(json.loads(said)["points"]) == 12
         assert json.loads(said)["clinical_use"] is False
+        (drawn,) = re.findall(r"^python (-m services.client .*) --plot out.png$", README, re.M)
+        picture = tmp_path / "out.png"
+        run([sys.executable, *drawn.split(), "--plot", str(picture), "--address", address], environment)
+        assert picture.read_bytes().startswith(b"\x89PNG")
     finally:
         service.send_signal(signal.SIGTERM)
         assert service.wait(20) == 0

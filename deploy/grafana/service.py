@@ -292,6 +292,55 @@ PROCESS = row(
     ),
 )
 
+GUARD = row(
+    "TLS and tokens",
+    8,
+    Panel(
+        "timeseries",
+        "Time until the certificate ends",
+        "Of the server's certificate that each instance shows, the soonest of its workers. No data: no TLS. Instances "
+        "apart: one has not taken the new files up, see beside. Below 14 days: replace it, without a restart.",
+        (
+            Query(
+                f"min by (instance) (glucose_certificate_expiry_timestamp_seconds{{{HERE}}} > 0) - time()",
+                "{{instance}}",
+            ),
+        ),
+        "dtdurations",
+        8,
+    ),
+    Panel(
+        "timeseries",
+        "Replaced files that could not be used",
+        "Tokens or certificates that were replaced and are damaged; the old ones stay in force, and the log says what "
+        "is amiss. One as a certificate and its key are moved in turn is normal. It does not fall: a restart forgets.",
+        (Query(f"sum by (instance, files) (glucose_reload_failures_total{{{HERE}}})", "{{files}} {{instance}}"),),
+        "short",
+        8,
+        minimum=0,
+    ),
+    Panel(
+        "timeseries",
+        "Calls without leave",
+        "UNAUTHENTICATED: no token, or one that is not known here. PERMISSION_DENIED: one that may not. Many at once "
+        "after a token was replaced: a caller still has the old one. Else somebody tries.",
+        (
+            Query(
+                per_second(
+                    "grpc_server_handled_total",
+                    f'grpc_code=~"UNAUTHENTICATED|PERMISSION_DENIED", {HERE}',
+                    "grpc_code, grpc_method",
+                ),
+                "{{grpc_code}} {{grpc_method}}",
+            ),
+        ),
+        "reqps",
+        8,
+        minimum=0,
+        stacked=True,
+    ),
+)
+
 BOARD = Board(
     file="service",
     uid="glucast-service",
@@ -302,5 +351,5 @@ BOARD = Board(
     variables=(
         Variable("instance", "Instance", 'label_values(up{job="inference"}, instance)', description="whose /metrics"),
     ),
-    rows=(GLANCE, ALERTS, CALLS, QUEUE, PROCESS),
+    rows=(GLANCE, ALERTS, CALLS, QUEUE, PROCESS, GUARD),
 )

@@ -15,6 +15,7 @@ from services.client.aio import AsyncForecastClient, AsyncStream
 from services.client.blocking import ForecastClient, Stream
 from services.client.calls import Outcome, Question
 from services.client.credentials import Tls
+from services.client.events import Event, events_from_frame
 from services.client.readings import in_unit, readings_from_frame
 from services.client.refusals import FieldViolation, ServiceError
 from services.client.results import (
@@ -38,6 +39,7 @@ __all__ = [
     "AsyncForecastClient",
     "AsyncStream",
     "Curve",
+    "Event",
     "FieldViolation",
     "Forecast",
     "ForecastClient",
@@ -55,6 +57,7 @@ __all__ = [
     "Stream",
     "Tls",
     "Update",
+    "events_from_frame",
     "in_unit",
     "readings_from_frame",
 ]

@@ -12,7 +12,8 @@ from forecasting.cgm import Unit
 from forecasting.context import Reading
 from protos.glucast.v1 import forecaster_pb2 as pb
 from services.client.clock import check_one_clock
-from services.client.messages import reading_messages, timestamp, unit_message
+from services.client.events import Event, events_from_frame
+from services.client.messages import event_messages, reading_messages, timestamp, unit_message
 from services.client.readings import readings_from_frame, readings_in_mg_dl
 from services.client.refusals import ServiceError, error_from
 from services.client.results import Forecast, Model, ReadingUse, Update
@@ -49,6 +50,7 @@ class Question:
     as_of:    the moment of the forecast; else the last reading's
     model:    name (its champion), name@alias or name/version; else the patient's own champion, or the population's
     priority: what is computed first when requests wait; else a forecast alone is interactive, those of a batch bulk
+    events:   carbohydrates and insulin of the last hours, in any order; for models that list them in `inputs`
     """
 
     patient_id: str
@@ -60,6 +62,7 @@ class Question:
     as_of: dt.datetime | None = None
     model: str | None = None
     priority: Priority | None = None
+    events: Sequence[Event] = ()
 
     def message(self) -> pb.ForecastRequest:
         """As it is sent; raises InvalidInput for a unit that is none, a naive time, an offset beside a zone."""
@@ -73,6 +76,7 @@ class Question:
             as_of=None if self.as_of is None else timestamp(self.as_of),
             model=self.model,
             priority=PRIORITIES[self.priority],
+            events=event_messages(self.events),
         )
 
     def answered(self, message: pb.ForecastResponse) -> Forecast:
@@ -105,6 +109,7 @@ def forecast(
     as_of: dt.datetime | None = None,
     model: str | None = None,
     priority: Priority | None = None,
+    events: Sequence[Event] = (),
 ) -> Call[Forecast]:
     """Forecast one person's glucose from their readings; Question says what each argument is.
 
@@ -119,6 +124,7 @@ def forecast(
         as_of=as_of,
         model=model,
         priority=priority,
+        events=events,
     )
     return Call("Forecast", question.message(), question.answered)
 
@@ -132,23 +138,24 @@ def forecast_frame(
     time_zone: str | None = None,
     as_of: dt.datetime | None = None,
     model: str | None = None,
+    events: "pd.DataFrame | None" = None,
 ) -> Call[Forecast]:
     """Forecast from a pandas Series of glucose, or a DataFrame with a column of it, indexed by time.
 
+    events: carbohydrates and insulin, as `events_from_frame` has them; may be the same frame
     Naive times are on the clock that `time_zone` or `utc_offset_minutes` names; without either they are refused.
     Raises as `forecast` does, and as `readings_from_frame`, which says what a frame may be.
     """
-    readings = readings_from_frame(
-        frame, unit, patient_id=patient_id, utc_offset_minutes=utc_offset_minutes, time_zone=time_zone
-    )
+    whose: Any = {"patient_id": patient_id, "utc_offset_minutes": utc_offset_minutes, "time_zone": time_zone}
     return forecast(
         patient_id,
-        readings,
+        readings_from_frame(frame, unit, **whose),
         unit,
         utc_offset_minutes=utc_offset_minutes,
         time_zone=time_zone,
         as_of=as_of,
         model=model,
+        events=() if events is None else events_from_frame(events, **whose),
     )
 
 

@@ -106,6 +106,7 @@ def forecast(
     as_of: Annotated[str | None, typer.Option(help="ISO time of the forecast; else the last reading's")] = None,
     model: Name = None,
     hours: Hours = 24.0,
+    events: Annotated[bool, typer.Option("--events", help="send the file's carbohydrates and insulin too")] = False,
     as_json: AsJson = False,
     plot: Annotated[Path | None, typer.Option(help="draw a picture into this PNG")] = None,
 ) -> None:
@@ -126,6 +127,7 @@ def forecast(
         time_zone=person.time_zone,
         as_of=moment,
         model=model,
+        events=person.events(hours, moment) if events else (),
     )
     if plot is not None:
         draw_forecast(plot, answer, clock=person.clock, unit=unit)

@@ -8,6 +8,7 @@ from forecasting.cgm import GlucoseSeries
 from forecasting.context import Reading
 from forecasting.errors import GlucastError, InvalidInput, NotFound
 from services.client.clock import Clock, zone_of
+from services.client.events import Event, recent_events
 from services.client.readings import recent_readings
 
 AS_UTC = Clock(dt.UTC, "the file's clock")  # which says nothing of where it is
@@ -32,6 +33,10 @@ class Person:
     def readings(self, hours: float, until: dt.datetime | None = None) -> list[Reading]:
         """The last hours in mg/dL, up to and with `until` or to the end of the file."""
         return recent_readings(self.series, self.clock.zone, hours, until)
+
+    def events(self, hours: float, until: dt.datetime | None = None) -> list[Event]:
+        """Their carbohydrates and insulin, as far as the file has them, in the same hours."""
+        return recent_events(self.series, self.clock.zone, hours, until)
 
     def moment(self, text: str) -> dt.datetime:
         """An ISO time as an instant; on the file's clock where it has no offset of its own.

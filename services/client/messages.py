@@ -9,6 +9,7 @@ from forecasting.cgm import Unit
 from forecasting.context import Reading
 from forecasting.errors import InvalidInput
 from protos.glucast.v1 import forecaster_pb2 as pb
+from services.client.events import Event, check_kind
 
 UNITS: dict[str, pb.Unit] = {"mg/dL": pb.MG_DL, "mmol/L": pb.MMOL_L}
 LIMITS: dict[str, pb.OutOfRange] = {"low": pb.LOW, "high": pb.HIGH}
@@ -42,3 +43,15 @@ def reading_message(reading: Reading) -> pb.Reading:
 def reading_messages(readings: Iterable[Reading]) -> list[pb.Reading]:
     """As `reading_message`, for each."""
     return [reading_message(reading) for reading in readings]
+
+
+def event_messages(events: Iterable[Event]) -> list[pb.Event]:
+    """Raises InvalidInput for a time without a zone, and for a kind that is none."""
+    return [_event_message(event) for event in events]
+
+
+def _event_message(event: Event) -> pb.Event:
+    check_kind(event.kind)
+    message = pb.Event(time=timestamp(event.time))
+    setattr(message, event.kind, event.amount)
+    return message

@@ -68,8 +68,8 @@ def readings_from_frame(
     """
     glucose = _column(frame, unit, patient_id)
     glucose = glucose[glucose.notna()]
-    instants = _instants(glucose.index, zone_of(utc_offset_minutes, time_zone))
-    return [Reading(time, _value(value)) for time, value in zip(instants, glucose.tolist(), strict=True)]
+    times = instants(glucose.index, zone_of(utc_offset_minutes, time_zone))
+    return [Reading(time, _value(value)) for time, value in zip(times, glucose.tolist(), strict=True)]
 
 
 def pandas_for(what: str) -> ModuleType:
@@ -88,7 +88,7 @@ def _column(frame: "pd.DataFrame | pd.Series", unit: Unit, patient_id: str | Non
     if not isinstance(frame, pandas.DataFrame):
         raise InvalidReadings(f"readings came as {type(frame).__name__}; give a pandas Series or DataFrame", "readings")
     if "patient_id" in frame:
-        frame = _rows_of(frame, patient_id)
+        frame = rows_of(frame, patient_id)
     name = COLUMNS.get(unit, "")
     if name not in frame and len(frame.columns) == 1:
         name = frame.columns[0]
@@ -101,7 +101,7 @@ def _column(frame: "pd.DataFrame | pd.Series", unit: Unit, patient_id: str | Non
     return frame[name]
 
 
-def _rows_of(frame: "pd.DataFrame", patient_id: str | None) -> "pd.DataFrame":
+def rows_of(frame: "pd.DataFrame", patient_id: str | None) -> "pd.DataFrame":
     """One person's rows, without the column that says whose they are."""
     own = frame[frame["patient_id"].astype(str) == patient_id].drop(columns="patient_id")
     if own.empty:
@@ -110,7 +110,7 @@ def _rows_of(frame: "pd.DataFrame", patient_id: str | None) -> "pd.DataFrame":
     return own
 
 
-def _instants(index: Any, zone: dt.tzinfo | None) -> Sequence[dt.datetime]:
+def instants(index: Any, zone: dt.tzinfo | None) -> Sequence[dt.datetime]:
     """The times of a frame, aware."""
     pandas = pandas_for("a frame of readings")
     if not isinstance(index, pandas.DatetimeIndex):

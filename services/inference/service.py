@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -18,6 +19,7 @@ from forecasting.references import Version
 from forecasting.registry_reader import RegistryReader
 from protos.glucast.v1 import forecaster_pb2
 from protos.inference import open_inference_pb2
+from services import followed_files
 from services.access import Access
 from services.certificates import Certificates, read_certificates
 from services.followed_files import FollowedFiles
@@ -35,7 +37,7 @@ from services.inference.truth import LiveAccuracy
 from services.logs import log_loop_errors
 from services.rates import Rates
 from services.serving import READY, GrpcServer
-from services.tokens import Scope, read_tokens
+from services.tokens import Scope, Tokens, read_tokens
 
 SERVICE = forecaster_pb2.DESCRIPTOR.services_by_name["Forecaster"]
 OPEN_INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -59,9 +61,9 @@ async def running(settings: Settings, is_worker: bool = False) -> AsyncIterator[
     telemetry, tracer = Telemetry(), open_tracer(settings.traces)
     accuracy = LiveAccuracy(telemetry, settings.alarm_low)
     log_loop_errors(asyncio.get_running_loop())
-    server = GrpcServer(
-        settings.reflection, is_worker, _access(settings, telemetry), _certificates(settings, telemetry)
-    )
+    tokens, certificates = _tokens(settings, telemetry), _certificates(settings, telemetry)
+    access = Access(tokens, _rates(settings), settings.streams_per_caller)
+    server = GrpcServer(settings.reflection, is_worker, access, certificates, settings.health_port)
     with ThreadPoolExecutor(settings.threads, "forecast", _give_way) as executor:
         models = _models(settings, executor, telemetry)
         routing = Routing(settings.namespace, settings.canary_share, settings.shadow_share)
@@ -74,6 +76,7 @@ async def running(settings: Settings, is_worker: bool = False) -> AsyncIterator[
         )
         metrics = None if is_worker else telemetry.expose(settings.metrics_at, settings.metrics_port)
         health = asyncio.create_task(_tell_health(models, server, telemetry))
+        following = asyncio.create_task(_follow(tokens, certificates))
         try:
             port = await server.start(settings.host, settings.port)
             models.start()
@@ -81,6 +84,7 @@ async def running(settings: Settings, is_worker: bool = False) -> AsyncIterator[
             yield Running(f"{settings.host}:{port}", url)
         finally:
             health.cancel()
+            following.cancel()
             await server.retire(settings.pause_seconds)
             servicer.stop()
             open_inference.stop()
@@ -93,17 +97,34 @@ async def running(settings: Settings, is_worker: bool = False) -> AsyncIterator[
                 metrics.server_close()
 
 
-def _access(settings: Settings, telemetry: Telemetry) -> Access:
-    file, failed, tokens = settings.token_file, telemetry.reload_failures.labels("tokens").inc, None
-    if file is not None:
-        tokens = FollowedFiles((file,), partial(read_tokens, file), failed)
-    rates = Rates(settings.rate_per_second, settings.rate_burst) if settings.rate_per_second else None
-    return Access(tokens, rates, settings.streams_per_caller)
+def _tokens(settings: Settings, telemetry: Telemetry) -> FollowedFiles[Tokens] | None:
+    file, failed = settings.token_file, telemetry.reload_failures.labels("tokens").inc
+    return None if file is None else FollowedFiles((file,), partial(read_tokens, file), failed)
 
 
 def _certificates(settings: Settings, telemetry: Telemetry) -> FollowedFiles[Certificates] | None:
     files, failed = settings.certificate_files, telemetry.reload_failures.labels("certificates").inc
-    return None if files is None else FollowedFiles(files.all, partial(read_certificates, files), failed)
+    if files is None:
+        return None
+
+    def read() -> Certificates:
+        certificates = read_certificates(files)
+        telemetry.certificate_expires.set(certificates.expires)
+        return certificates
+
+    return FollowedFiles(files.all, read, failed)
+
+
+def _rates(settings: Settings) -> Rates | None:
+    return Rates(settings.rate_per_second, settings.rate_burst) if settings.rate_per_second else None
+
+
+async def _follow(*followed: FollowedFiles[Any] | None) -> None:
+    """Look at files also while nobody calls: what is amiss with them, and when they end, is to be seen in time."""
+    while True:
+        await asyncio.sleep(followed_files.LOOK_SECONDS)
+        for files in filter(None, followed):
+            files.now()
 
 
 def scope_of(method: str) -> Scope:

@@ -21,13 +21,17 @@ T = TypeVar("T")
 class Settings(BaseSettings):
     """Settings of one inference process."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    # an empty variable is none: compose files pass on what may not be set
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every network")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one")
     metrics_port: int = Field(9464, ge=0, le=65535, description="port of Prometheus' /metrics; 0 takes a free one")
     metrics_host: str | None = Field(
         None, description="address of /metrics, which has neither TLS nor tokens; else that of --host"
+    )
+    health_port: int | None = Field(
+        None, ge=1, le=65535, description="port of health alone, without TLS, for probes that have no certificates"
     )
     workers: int = Field(1, ge=1, le=64, description="processes that share the port, each with its own models")
     namespace: str = Field(
@@ -116,7 +120,10 @@ class Settings(BaseSettings):
         return file
 
     rate_per_second: float = Field(
-        0.0, ge=0, description="calls of one caller (a token, else an address) that are answered; 0 for any number"
+        0.0,
+        ge=0,
+        description="calls of one caller (a token, else an address) that are answered; 0 for any number; each of the "
+        "workers takes its part of this and the next two, so a caller on one connection is allowed that part",
     )
     rate_burst: int = Field(100, ge=1, description="calls of one caller beyond that rate, after a pause")
     streams_per_caller: int = Field(0, ge=0, description="streams of one caller open at once; 0 for any number")
@@ -145,6 +152,17 @@ class Settings(BaseSettings):
         if not names or _is_loopback(self.host):
             return ""
         return f"listens on {self.host} without {' and without '.join(names)}: let nobody reach it but whom you trust"
+
+    def limits_of_a_worker(self) -> dict[str, float]:
+        """A worker's part of what a caller may, which all of them allow together; parts of whole ones are rounded up.
+
+        Workers know nothing of each other's callers: with the whole to each, N of them would allow N times as much.
+        """
+        return {
+            "rate_per_second": self.rate_per_second / self.workers,
+            "rate_burst": -(-self.rate_burst // self.workers),
+            "streams_per_caller": -(-self.streams_per_caller // self.workers),
+        }
 
     def id_secrets(self) -> tuple[bytes, ...]:
         """The keys of forecast ids, newest first; none where none was given. Raises InvalidSetting for the file."""

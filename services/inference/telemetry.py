@@ -64,6 +64,12 @@ class Telemetry:
         self.reload_failures = counter(
             "glucose_reload_failures_total", "Replaced tokens or certificates that could not be used", ("files",)
         )
+        self.certificate_expires = gauge(
+            "glucose_certificate_expiry_timestamp_seconds",
+            "When the certificate that is shown to callers ends; 0 without TLS",
+            (),
+            "livemin",
+        )
         # the engine
         self.queue_seconds = histogram(
             "glucose_infer_queue_seconds", "Time a forecast waited for its batch", QUEUE_SECONDS, MODEL

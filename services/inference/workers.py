@@ -138,8 +138,9 @@ async def _tell_when_all_listen(workers: "Sequence[Worker]", line: str) -> None:
 
 
 def _environment(settings: Settings, port: int) -> dict[str, str]:
-    """What tells a worker its settings: those of the parent, one port, and one secret for all."""
-    given = settings.model_copy(update={"port": port, "workers": 1, "id_secret": _shared_secret(settings)})
+    """What tells a worker its settings: those of the parent, one port, one secret for all, its part of the limits."""
+    own = {"port": port, "workers": 1, "id_secret": _shared_secret(settings)} | settings.limits_of_a_worker()
+    given = settings.model_copy(update=own)
     shown = {name: _text(value) for name, value in given if value is not None}
     return {**os.environ, **{PREFIX + name.upper(): text for name, text in shown.items()}}
 

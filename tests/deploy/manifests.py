@@ -89,10 +89,11 @@ def name_of(manifest: Manifest) -> str:
 
 FILES = {path.relative_to(FOLDER).as_posix(): documents(path.read_text()) for path in sorted(FOLDER.rglob("*.yaml"))}
 KUSTOMIZATIONS = {path: parts[0] for path, parts in FILES.items() if path.endswith("kustomization.yaml")}
+COMPONENTS = {path: KUSTOMIZATIONS.pop(path) for path, (k, *_) in FILES.items() if k.get("kind") == "Component"}
 MANIFESTS_OF = {  # by file; what a kustomization itself makes counts as its own
     path: generated(KUSTOMIZATIONS[path]) if path in KUSTOMIZATIONS else parts
     for path, parts in FILES.items()
-    if path != ADAPTER
+    if path != ADAPTER and path not in COMPONENTS
 }
 MANIFESTS = {name_of(manifest): manifest for parts in MANIFESTS_OF.values() for manifest in parts}
 

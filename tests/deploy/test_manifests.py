@@ -21,6 +21,7 @@ import pytest
 
 from tests.deploy.manifests import (
     ADAPTER,
+    COMPONENTS,
     FILES,
     FOLDER,
     KUSTOMIZATIONS,
@@ -163,7 +164,7 @@ def test_a_scratch_folder_cannot_fill_its_machine(pod):
 
 def test_the_repository_holds_no_secret():
     assert "Secret" not in {manifest["kind"] for manifest in MANIFESTS.values()}
-    assert not any("secretGenerator" in kustomization for kustomization in KUSTOMIZATIONS.values())
+    assert not any("secretGenerator" in part for part in (KUSTOMIZATIONS | COMPONENTS).values())
 
 
 def test_every_container_runs_an_image_of_this_version():
@@ -184,7 +185,7 @@ def test_every_pod_but_the_submitter_is_behind_a_network_rule():
 
 
 def test_everything_is_applied_once_but_what_is_started_by_hand():
-    assert sorted(applied()) == sorted(set(FILES) - STARTED_BY_HAND - {ADAPTER})
+    assert sorted(applied()) == sorted(set(FILES) - STARTED_BY_HAND - set(COMPONENTS) - {ADAPTER})
 
 
 @pytest.mark.parametrize("kustomization", KUSTOMIZATIONS)
@@ -207,7 +208,7 @@ def test_kubectl_builds_what_the_files_say(kustomization):
 
 
 def test_a_changed_setting_is_another_config_map_so_that_pods_are_replaced():
-    for kustomization in KUSTOMIZATIONS.values():
+    for kustomization in (KUSTOMIZATIONS | COMPONENTS).values():
         assert not kustomization.get("generatorOptions", {}).get("disableNameSuffixHash")
     assert not any(m.get("kind") == "ConfigMap" for parts in FILES.values() for m in parts)
 

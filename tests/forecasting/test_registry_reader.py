@@ -452,6 +452,20 @@ def test_what_is_no_answer_of_an_mlflow_server_is_unavailable_and_not_absence(pl
     assert not list(tmp_path.iterdir())
 
 
+def test_a_server_that_answers_without_an_end_is_given_up(played, tmp_path, monkeypatch):
+    """In time, and with little memory: a page that leads to the next for ever, and one that is larger than any."""
+    played.otherwise = Answer(200, b'{"registered_models": [], "next_page_token": "again"}')
+    reader = RegistryReader(f"http://127.0.0.1:{played.port}", tmp_path)
+    monkeypatch.setattr(registry_reader, "MOST_PAGES", 5)
+    with pytest.raises(RegistryUnavailable, match="does not answer"):
+        reader.aliases()
+    assert len(played.asked) == 5
+    monkeypatch.setattr(registry_reader, "LONGEST_ANSWER", 1000)
+    played.otherwise = Answer(200, b'{"registered_models": [' + b" " * 1000 + b"]}")
+    with pytest.raises(RegistryUnavailable, match="does not answer"):
+        reader.aliases()
+
+
 def test_a_download_that_breaks_off_is_no_damaged_model(played, tmp_path, make_bundle):
     bundle = make_bundle(tmp_path / "made", "read-broken")
     artifacts = "/mlflow/api/2.0/mlflow-artifacts/artifacts"

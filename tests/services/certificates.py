@@ -32,23 +32,35 @@ class Authority:
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(self._sign(self._name, self._key, None).public_bytes(Encoding.PEM))
 
-    def sign(self, name: str, host: str = "127.0.0.1", left: dt.timedelta = DAY, password: bytes = b"") -> Pair:
+    def sign(
+        self,
+        name: str,
+        host: str = "127.0.0.1",
+        left: dt.timedelta = DAY,
+        password: bytes = b"",
+        begins: dt.timedelta = -2 * DAY,
+    ) -> Pair:
         """A certificate for a name or an IP address, with so much time left, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
-        pair.certificate.write_bytes(self._sign(_name(name), key, host, left).public_bytes(Encoding.PEM))
+        pair.certificate.write_bytes(self._sign(_name(name), key, host, left, begins).public_bytes(Encoding.PEM))
         lock = BestAvailableEncryption(password) if password else NoEncryption()
         pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock))
         return pair
 
     def _sign(
-        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, host: str | None, left: dt.timedelta = DAY
+        self,
+        name: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        host: str | None,
+        left: dt.timedelta = DAY,
+        begins: dt.timedelta = -2 * DAY,
     ) -> x509.Certificate:
         """host: whom it is for; None for an authority."""
         now = dt.datetime.now(dt.UTC)
         builder = (
             x509.CertificateBuilder(self._name, name, key.public_key(), x509.random_serial_number())
-            .not_valid_before(now - 2 * DAY)
+            .not_valid_before(now + begins)
             .not_valid_after(now + left)
             .add_extension(x509.BasicConstraints(ca=host is None, path_length=None), critical=True)
         )

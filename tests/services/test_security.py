@@ -3,8 +3,10 @@
 import datetime as dt
 import os
 import queue
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from pydantic import ValidationError
 from forecasting.errors import InvalidSetting
 from protos.glucast.v1 import forecaster_pb2 as pb
 from protos.glucast.v1 import forecaster_pb2_grpc
+from protos.inference import open_inference_pb2, open_inference_pb2_grpc
 from services import followed_files
 from services.certificates import CertificateFiles, read_certificates
 from services.inference.open_inference import ADMIN_METHODS
@@ -148,6 +151,59 @@ def test_a_replaced_certificate_that_cannot_be_used_leaves_the_old_one_and_is_co
         assert holds(lambda: reached(where.address, authority.file) == "OK", 5)
 
 
+def test_the_end_of_the_certificate_is_exported_and_follows_the_file_though_nobody_calls(
+    run, authority, own, looking_often
+):
+    name = "glucose_certificate_expiry_timestamp_seconds"
+    with run() as where:
+        assert samples(scrape(where.metrics_url), name) == [0.0]  # without TLS
+    with run(tls_certificate=own.certificate, tls_key=own.key) as where:
+        (ends,) = samples(scrape(where.metrics_url), name)
+        assert abs(ends - (time.time() + DAY.total_seconds())) < 60
+        put(authority.sign("next", left=30 * DAY), own)
+        assert holds(lambda: samples(scrape(where.metrics_url), name)[0] > ends + 28 * DAY.total_seconds(), 5)
+
+
+def test_a_certificate_that_begins_later_is_taken_up_when_it_has_begun(authority, own, monkeypatch):
+    """Whoever signs has a clock that is ahead of ours, perhaps: the file is good, and nobody touches it again."""
+    monkeypatch.setattr(followed_files, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(followed_files, "AGAIN_SECONDS", 0.2)
+    files, failures = CertificateFiles(own.certificate, own.key), []
+    followed = followed_files.FollowedFiles(files.all, lambda: read_certificates(files), lambda: failures.append(1))
+    before = followed.now()
+    put(authority.sign("early", begins=dt.timedelta(seconds=2)), own)
+    assert followed.now() is before
+    assert holds(lambda: followed.now() is not before, 5)
+    assert len(failures) == 1
+
+
+def test_only_one_thread_at_a_time_looks_at_files_so_that_none_puts_old_content_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(followed_files, "LOOK_SECONDS", 0.0)
+    file, reading, go_on = tmp_path / "file", threading.Event(), threading.Event()
+    file.write_text("old")
+    slow = []
+
+    def read() -> str:
+        content = file.read_text()
+        if slow:
+            reading.set()
+            go_on.wait(5)
+        return content
+
+    followed = followed_files.FollowedFiles((file,), read, lambda: None)
+    slow.append(True)
+    replace(file, "second")
+    thread = threading.Thread(target=followed.now)
+    thread.start()
+    assert reading.wait(5)
+    replace(file, "third")
+    assert followed.now() == "old"  # and does not read beside the other
+    slow.clear()
+    go_on.set()
+    thread.join()
+    assert followed.now() == "third"
+
+
 def put(new: Pair, place: Pair) -> None:
     """Replace a pair as tools do: each file at once, one after the other."""
     os.replace(new.certificate, place.certificate)
@@ -190,10 +246,10 @@ def test_what_a_certificate_is_for_and_until_when_is_read(authority):
     assert abs(found.expires - (dt.datetime.now(dt.UTC) + DAY).timestamp()) < 5
 
 
-def asked(address: str, *options: str, **environment: str) -> tuple[int, str]:
+def asked(address: str | None, *options: str, **environment: str) -> tuple[int, str]:
     """The health command as a container runs it."""
     done = subprocess.run(
-        [sys.executable, "-m", "services.health", "--address", address, *options],
+        [sys.executable, "-m", "services.health", *(["--address", address] if address else []), *options],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -227,6 +283,48 @@ def test_the_health_command_believes_no_other_certificate(run, authority, strang
             ("--ca", str(authority.file)),
         ):
             assert asked(where.address, *options) == (1, "UNAVAILABLE")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_of_its_own_answers_health_without_tls_and_nothing_else(shelf, authority, own, tmp_path, workers):
+    """For probes without certificates; also while files that were replaced cannot be used."""
+    port = free_port()
+    options = ["--port", "0", "--metrics-port", "0", "--health-port", str(port), "--workers", str(workers)]
+    options += ["--tls-certificate", str(own.certificate), "--tls-key", str(own.key), "--tls-client-ca"]
+    options += [str(authority.file), "--registry", shelf.registry.uri, "--cache", str(tmp_path / "cache")]
+    command = [sys.executable, "-m", "services.inference", "--reflection", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        process.stdout.readline()
+        address = f"127.0.0.1:{port}"
+        assert holds(lambda: asked(address, "--service", "ready") == (0, "SERVING"), 20)
+        own.certificate.write_bytes(b"")
+        environment = {"GLUCAST_TLS_CERTIFICATE": str(own.certificate), "GLUCAST_TLS_KEY": str(own.key)}
+        assert asked(None, GLUCAST_HEALTH_PORT=str(port), **environment) == (0, "SERVING")
+        with grpc.insecure_channel(address) as channel:
+            assert code_of(channel) == "UNIMPLEMENTED"
+            reflected = Rpc("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo", True, True)
+            assert reflected.code(channel) == ("UNIMPLEMENTED", "Method not found!")
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_a_port_of_health_that_is_taken_stops_the_start_in_a_sentence(shelf):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        command = [sys.executable, "-m", "services.inference", "--port", "0", "--metrics-port", "0"]
+        done = subprocess.run([*command, "--health-port", str(port)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"error: cannot listen on 127.0.0.1:{port}; is the port taken? Choose another" in done.stderr
 
 
 # ---- tokens
@@ -279,6 +377,7 @@ def test_a_file_of_tokens_that_becomes_unusable_leaves_the_old_ones_in_force(run
         ("forecast " + "s" * 40 + "!", "has a token in line 1 that cannot be sent"),
         (f"forecast {'s' * 40}\nadmin {'s' * 40}", "holds one token twice"),
         ("\n".join(f"forecast {k:040}" for k in range(257)), "holds 257 tokens"),
+        ("forecast " + "s" * (1 << 18), "is larger than 262,144 bytes"),
     ],
 )
 def test_a_file_of_tokens_that_is_none_stops_the_start_and_is_not_quoted(tmp_path, text, sentence):
@@ -287,6 +386,16 @@ def test_a_file_of_tokens_that_is_none_stops_the_start_and_is_not_quoted(tmp_pat
     with pytest.raises(ValidationError, match=sentence) as refused:
         Settings(token_file=file)
     assert "ssssss" not in str(refused.value)
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path):
+    """Files are read where calls are answered: waiting would stop the service."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InvalidSetting, match="holds 0 tokens"):
+        read_tokens(pipe)
+    with pytest.raises(InvalidSetting, match="is no PEM file"):
+        read_certificates(CertificateFiles(pipe, pipe))
 
 
 def test_every_token_has_its_scope_and_odd_headers_have_none(token_file):
@@ -305,6 +414,39 @@ def test_a_stream_is_refused_as_it_opens(run, token_file):
         with pytest.raises(grpc.RpcError) as refused:
             next(call)
         assert refused.value.code() is CODES.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("kind", ["Monitor", "ModelStreamInfer", "ServerReflectionInfo"])
+def test_a_stream_whose_token_is_taken_away_ends_at_its_next_message(run, token_file, looking_often, kind, caplog):
+    """It may last for days: who was to be shut out would stay in."""
+    asked = {
+        "Monitor": (forecaster_pb2_grpc.ForecasterStub, monitored(3)),
+        "ModelStreamInfer": (
+            open_inference_pb2_grpc.GRPCInferenceServiceStub,
+            [open_inference_pb2.ModelInferRequest()] * 4,
+        ),
+        "ServerReflectionInfo": (
+            reflection_pb2_grpc.ServerReflectionStub,
+            [reflection_pb2.ServerReflectionRequest(list_services="")] * 4,
+        ),
+    }
+    stub, messages = asked[kind]
+    sent: queue.Queue = queue.Queue()
+    for message in messages[:2]:
+        sent.put(message)
+    with run(token_file=token_file, reflection=True) as where, grpc.insecure_channel(where.address) as channel:
+        metadata = [("authorization", f"Bearer {FORECAST_TOKEN}")]
+        call = getattr(stub(channel), kind)(iter(sent.get, None), metadata=metadata, timeout=20)
+        next(call)
+        replace(token_file, f"forecast {'n' * 40}\n")
+        assert holds(lambda: code_of(channel, "n" * 40) == "OK", 5)
+        for message in messages[2:]:
+            sent.put(message)
+        with pytest.raises(grpc.RpcError) as refused:
+            list(call)
+        sent.put(None)
+    assert refused.value.code() is CODES.UNAUTHENTICATED
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_workers_take_up_replaced_tokens_and_certificates_each_by_itself(shelf, authority, own, token_file, tmp_path):
@@ -448,6 +590,24 @@ def test_a_caller_who_calls_too_often_is_told_when_to_come_again_and_others_are_
         assert code_of(channel, ADMIN_TOKEN) == "OK"
         health = health_pb2_grpc.HealthStub(channel)
         assert all(health.Check(health_pb2.HealthCheckRequest()).status == 1 for _ in range(10))
+
+
+def test_workers_let_a_caller_through_no_more_often_than_one_process_does(shelf, tmp_path):
+    options = ["--workers", "2", "--port", "0", "--metrics-port", "0", "--registry", shelf.registry.uri]
+    options += ["--cache", str(tmp_path / "cache"), "--rate-per-second", "0.001", "--rate-burst", "10"]
+    command = [sys.executable, "-m", "services.inference", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        address = process.stdout.readline().split("listens on ")[1].split(",")[0]
+        codes = []
+        for _ in range(40):  # connections, which the workers share among them
+            with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                codes.append(code_of(channel))
+        assert set(codes) == {"OK", "RESOURCE_EXHAUSTED"}
+        assert codes.count("OK") == 10
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
 
 
 def retry_seconds(error: grpc.RpcError) -> float:

@@ -263,7 +263,24 @@ def test_a_worker_reads_from_its_environment_what_the_parent_was_told(monkeypatc
     told = Settings(port=0, workers=3, reflection=True, cache="/c", canary_share=0.25, id_secret="key")
     for name, value in workers._environment(told, 4321).items():
         monkeypatch.setenv(name, value)
-    assert Settings() == told.model_copy(update={"port": 4321, "workers": 1})
+    assert Settings() == told.model_copy(update={"port": 4321, "workers": 1} | told.limits_of_a_worker())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_workers_allow_a_caller_together_what_the_parent_was_told(monkeypatch, count):
+    told = Settings(workers=count, rate_per_second=10.0, rate_burst=100, streams_per_caller=4)
+    for name, value in workers._environment(told, 4321).items():
+        monkeypatch.setenv(name, value)
+    one = Settings()
+    assert one.rate_per_second * count == pytest.approx(10.0)
+    assert 100 <= one.rate_burst * count < 100 + count
+    assert 4 <= one.streams_per_caller * count < 4 + count
+
+
+def test_no_limit_stays_no_limit_among_workers(monkeypatch):
+    for name, value in workers._environment(Settings(workers=4), 4321).items():
+        monkeypatch.setenv(name, value)
+    assert Settings().rate_per_second == Settings().streams_per_caller == 0
 
 
 def test_every_worker_reads_the_file_of_secrets_that_the_parent_was_told(monkeypatch, tmp_path):

@@ -171,6 +171,40 @@ def test_an_alert_fires_when_inference_is_stopped_and_resolves(stack):
     print(f"{ALERT} fired after {took:.0f} s, was resolved after {over:.0f} s")
 
 
+def test_guarded_it_answers_who_may_and_takes_up_other_tokens_without_a_restart(stack, monkeypatch):
+    tokens = ROOT / "deploy" / "secrets" / "guard" / "tokens"
+    before, content = stack.inspect("inference", "{{.Id}}"), tokens.read_text()
+    stack.make("start", "PROFILE=train", "GUARDED=1")
+    monkeypatch.setenv("COMPOSE_ENV_FILES", "deploy/guarded.env")
+
+    def said():
+        return stack.compose("run", "--rm", "-T", "client", "models", "--json", profile="tools", check=False)
+
+    try:
+        guarded = stack.inspect("inference", "{{.Id}} {{.State.Health.Status}}")
+        assert guarded.split()[0] != before
+        assert guarded.split()[1] == "healthy"
+        assert stack.health() == "UNAVAILABLE", "it answers without TLS"
+        wait_until(lambda: "virtual-population" in said(), 30, f"its client gets no answer: {said()}")
+        replace(tokens, f"forecast {'n' * 40}\n")
+        wait_until(lambda: "token is not known" in said(), 30, "the old token still counts")
+        replace(tokens, content)
+        wait_until(lambda: "virtual-population" in said(), 30, "the token does not count again")
+        assert stack.inspect("inference", "{{.Id}} {{.State.Health.Status}}") == guarded
+    finally:
+        replace(tokens, content)
+        monkeypatch.delenv("COMPOSE_ENV_FILES")
+        stack.make("start", "PROFILE=train")
+
+
+def replace(file, text):
+    """As docs/operations.md does: another file in its place."""
+    new = file.with_name("next")
+    new.write_text(text)
+    new.chmod(0o444)
+    new.replace(file)
+
+
 def test_registry_on_postgresql_and_s3(stack):
     """What was trained is kept, so that the same sweep only publishes, now to another registry."""
     assert "deploy/scale.env" in stack.compose("run", "--rm", "-T", "bucket", profile="scale", check=False)
@@ -187,7 +221,10 @@ def test_registry_on_postgresql_and_s3(stack):
 
 
 def test_no_secret_and_no_patient_is_anywhere(stack, tmp_path):
-    secrets = {path.name: path.read_text().strip() for path in (ROOT / "deploy" / "secrets").iterdir()}
+    secrets = {
+        path.name: path.read_text().strip() for path in (ROOT / "deploy" / "secrets").iterdir() if path.is_file()
+    }
+    secrets["tokens"] = (ROOT / "deploy" / "secrets" / "guard" / "tokens").read_text()
     keys = [word for text in secrets.values() for word in re.findall(r"[\w-]{32}", text)]
     assert len(keys) >= len(secrets)
     logs = stack.compose("logs", "--no-color", profile="*")
