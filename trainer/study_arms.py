@@ -78,10 +78,9 @@ class StudyArms:
         windows = distinct(data.train for data in (self.pool, *(d for own in personal.values() for d in own.values())))
         taught = self._teach(arms, study.teacher_seeds, windows)
         weight = self._choose_weight(taught, seeds[0])
-        alone, distilled = self._population(0.0, taught, seeds), self._population(weight, taught, seeds)
-        arms |= {POPULATION_ALONE: _opened(alone), POPULATION_DISTILLED: _opened(distilled)}
+        arms |= self._population(weight, taught, seeds)
         for kind, data in personal.items():
-            starts = dict(zip(seeds[: study.personal_seeds], (student.folder for student in alone), strict=False))
+            starts = {seed: self._student_of_all(0.0, taught, seed).folder for seed in seeds[: study.personal_seeds]}
             arms |= self._personal(KINDS[kind], data, weight, taught, starts)
         return weight, arms
 
@@ -95,9 +94,7 @@ class StudyArms:
         taught = self._teach(arms, study.fold_teacher_seeds, self.pool.train)
         if weight is None:
             weight = self._choose_weight(taught, seeds[0])
-        for arm, own in ((POPULATION_ALONE, 0.0), (POPULATION_DISTILLED, weight)):
-            arms[arm] = _opened(self._population(own, taught, seeds))
-        return weight, arms
+        return weight, arms | self._population(weight, taught, seeds)
 
     def _personal_data(self, kind: PersonalData) -> dict[str, StudentData]:
         study, shape = self.settings.study, self.settings.shape
@@ -146,18 +143,21 @@ class StudyArms:
     def _choose_weight(self, taught: Teaching, seed: int) -> float:
         """The teacher weight with the least validation loss of the population student of the first seed."""
         weights = self.settings.study.teacher_weights
-        students = [self._student(f"population w{w:g}", None, self.pool, w, taught, seed) for w in weights]
+        students = [self._student_of_all(w, taught, seed) for w in weights]
         losses = {w: min(ended.losses) for w, ended in zip(weights, self._train(students), strict=True)}
         chosen = min(losses, key=lambda w: losses[w])
         listed = ", ".join(f"{w:g}: {loss:.4f}" for w, loss in losses.items())
         self.say(f"teacher weight {chosen:g} has the least validation loss ({listed})")
         return chosen
 
-    def _population(self, weight: float, taught: Teaching, seeds: tuple[int, ...]) -> list[Student]:
-        kind = DISTILLED if weight else ALONE
-        students = [self._student(f"population {kind} {s}", None, self.pool, weight, taught, s) for s in seeds]
-        self._train(students)
-        return students
+    def _population(self, weight: float, taught: Teaching, seeds: tuple[int, ...]) -> Arms:
+        """The population's students of every seed, alone and distilled, side by side."""
+        alone, distilled = ([self._student_of_all(w, taught, seed) for seed in seeds] for w in (0.0, weight))
+        self._train([*alone, *distilled])
+        return {POPULATION_ALONE: _opened(alone), POPULATION_DISTILLED: _opened(distilled)}
+
+    def _student_of_all(self, weight: float, taught: Teaching, seed: int) -> Student:
+        return self._student(f"population w{weight:g} seed {seed}", None, self.pool, weight, taught, seed)
 
     def _personal(
         self, kind: str, data: dict[str, StudentData], weight: float, taught: Teaching, starts: dict[int, Path]
