@@ -43,7 +43,7 @@ def test_a_second_run_publishes_nothing_new_and_ends_well(settings, registry):
     assert second.version.version == first.version.version == "1"
     assert [line.split(": ")[1] for line in heard[1:4]] == [
         "kept from an equal run",
-        "0 windows to compute, 297 kept",
+        "0 windows to compute, 300 kept",
         "0 to train, 2 kept from equal runs",
     ]
     assert set(first.evaluation.arms) >= {*BASELINES, BOOSTING, "teacher", STUDENT}
